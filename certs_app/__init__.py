@@ -1,0 +1,1 @@
+"""Who is who: the CA, its certificates and revocation lists, TLS contexts and the caller's identity."""

@@ -1,0 +1,72 @@
+"""Files that matter: private ones are read only while they are private, and all are written atomically."""
+
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+_MAX_SECRET_BYTES = 1 << 20
+
+
+class UnsafeFile(Exception):
+    """A secret's file is missing, not a regular file, or open to others. The message says what to do."""
+
+
+def read_secret(path: Path) -> bytes:
+    """Read a private file, judging the opened descriptor so that nothing can be swapped between check and use.
+
+    Symbolic links are followed (Kubernetes mounts secrets as links): what counts is the file behind them.
+    Raises UnsafeFile.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise UnsafeFile(f"{path} does not exist") from None
+    except PermissionError:
+        raise UnsafeFile(f"{path} cannot be read by this user") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafeFile(f"{path} is not a regular file")
+        # On Windows the mode bits say nothing; there the folder's ACL protects the file.
+        if sys.platform != "win32":
+            _check_owner_only(path, status)
+        content = file.read(_MAX_SECRET_BYTES + 1)
+    if len(content) > _MAX_SECRET_BYTES:
+        raise UnsafeFile(f"{path} is larger than {_MAX_SECRET_BYTES} bytes: not a key file")
+    return content
+
+
+def _check_owner_only(path: Path, status: os.stat_result) -> None:
+    # A mask, not a comparison: 0o077 is "less" than 0o600 as a number.
+    if status.st_mode & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        raise UnsafeFile(f"{path} has mode {mode:04o}: others could read it. Run: chmod 600 {path}")
+    if status.st_uid not in (0, os.geteuid()):
+        raise UnsafeFile(f"{path} belongs to user {status.st_uid}, neither root nor the one running this")
+
+
+def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` in one step: readers see the old content or the new, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_secret(path: Path, content: bytes, *, replace: bool = False) -> None:
+    """Write a private file (mode 0600 in a 0700 folder). Raises FileExistsError unless `replace`."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not replace and path.exists():
+        raise FileExistsError(f"{path} exists already and is not overwritten")
+    write_atomic(path, content, mode=0o600)

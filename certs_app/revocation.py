@@ -1,0 +1,86 @@
+"""Is this certificate revoked? Asked at every request, of the list file that TLS also uses."""
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from certs_app.identity import Peer, serial_hex
+from wire.problems import Problem
+
+FileIdentity = tuple[int, int, int]
+
+
+def file_identity(path: Path) -> FileIdentity:
+    """Tell one version of a file from the next. Raises OSError."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    revoked: frozenset[tuple[bytes, str]]
+    next_update: datetime
+
+
+class Revocations:
+    """The revoked certificates, read again when the file changes (looked at once a second at most)."""
+
+    def __init__(self, file: Path, look_every: float = 1.0) -> None:
+        self._file = file
+        self._look_every = look_every
+        self._looked = float("-inf")
+        self._identity: FileIdentity | None = None
+        self._snapshot: _Snapshot | None = None
+        self._lock = threading.Lock()
+
+    def check(self, peer: Peer, now: datetime) -> None:
+        """Raise Problem when `peer` may no longer be served; fail closed when that cannot be known."""
+        snapshot = self._current()
+        if snapshot is None or snapshot.next_update <= now:
+            raise Problem(
+                "revocation_unknown",
+                "The revocation list is missing or out of date, so no certificate can be trusted. "
+                "Tell the operator: `manage.py publish_crl` makes a new one.",
+            )
+        if (peer.issuer, peer.serial_number) in snapshot.revoked:
+            raise Problem("certificate_revoked", f"Certificate {peer.serial_number} is revoked: ask for a new one.")
+        if peer.not_after <= now:
+            raise Problem("certificate_expired", f"Certificate {peer.serial_number} has expired: ask for a new one.")
+
+    def _current(self) -> _Snapshot | None:
+        moment = time.monotonic()
+        if moment - self._looked < self._look_every:
+            return self._snapshot
+        with self._lock:
+            self._looked = moment
+            try:
+                identity = file_identity(self._file)
+                if identity != self._identity:
+                    self._snapshot = _read(self._file)
+                    self._identity = identity
+            except (OSError, ValueError):
+                # Keep the last good list: it still refuses whom it refused, and its nextUpdate still ends it.
+                pass
+        return self._snapshot
+
+
+def _read(file: Path) -> _Snapshot:
+    revoked: set[tuple[bytes, str]] = set()
+    next_updates: list[datetime] = []
+    for block in pem_blocks(file.read_bytes()):
+        crl = x509.load_pem_x509_crl(block)
+        issuer = crl.issuer.public_bytes()
+        revoked.update((issuer, serial_hex(entry.serial_number)) for entry in crl)
+        next_updates.append(crl.next_update_utc or datetime.min.replace(tzinfo=UTC))
+    if not next_updates:
+        raise ValueError("the file holds no revocation list")
+    return _Snapshot(frozenset(revoked), min(next_updates))
+
+
+def pem_blocks(content: bytes) -> list[bytes]:
+    end = b"-----END X509 CRL-----"
+    return [block + end + b"\n" for block in content.split(end)[:-1]]

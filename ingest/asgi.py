@@ -1,0 +1,101 @@
+"""Ingest's ASGI application: the accept path in front of Django, which serves everything else."""
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+
+from certs_app.admission import PEER, admit
+from certs_app.revocation import Revocations
+from ingest import metrics
+from ingest.accepting import Answer, AsyncAcceptor, batch_answer, single_answer
+from ingest.parsing import Parsed, parse_batch, parse_single
+from wire.problems import MEDIA_TYPE, Problem
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+ALLOWED_ROLES = frozenset({"client"})
+
+
+class Disconnected(Exception):
+    """The client went away before its request was complete."""
+
+
+class AcceptPath:
+    """POST /submit and /submit/batch, without Django's handler: a middleware thread hop costs more than the work."""
+
+    def __init__(self, django: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._django = django
+        self._acceptor: AsyncAcceptor | None = None
+        self._revocations = Revocations(settings.CRL_FILE)
+        self._routes = {"/submit": (parse_single, single_answer), "/submit/batch": (parse_batch, batch_answer)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._routes.get(scope.get("path", "")) if scope["type"] == "http" else None
+        if route is None or scope["method"] != "POST":
+            await self._django(scope, receive, send)
+            return
+        started = time.perf_counter()
+        try:
+            answer = await self._accept(scope, receive, *route)
+            outcome = "accepted"
+        except Problem as problem:
+            answer = Answer(problem.body(), problem.headers, problem.status)
+            outcome = problem.code
+        except Disconnected:
+            return
+        await _send(answer, send)
+        metrics.REQUESTS.labels(outcome).inc()
+        metrics.SECONDS.observe(time.perf_counter() - started)
+
+    async def _accept(
+        self,
+        scope: Scope,
+        receive: Receive,
+        parse: Callable[[str, bytes, str, str | None], Parsed],
+        respond: Callable[..., Answer],
+    ) -> Answer:
+        peer = admit(scope.get(PEER), ALLOWED_ROLES, self._revocations)
+        content_type, key = "", None
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                content_type = value.decode("latin-1")
+            elif name == b"idempotency-key":
+                key = value.decode("latin-1")
+        parsed = parse(content_type, await _body(receive), peer.name, key)
+        if self._acceptor is None:
+            self._acceptor = AsyncAcceptor()
+        intake, headers = self._acceptor.begin(peer, parsed)
+        if parsed.good:
+            await self._acceptor.accept(intake)
+        return respond(intake, headers)
+
+
+async def _body(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > settings.MAX_BODY_BYTES:
+            raise Problem("too_large", f"A request body holds at most {settings.MAX_BODY_BYTES} bytes.")
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _send(answer: Answer, send: Send) -> None:
+    media_type = b"application/json" if answer.status < 400 else MEDIA_TYPE.encode()
+    headers = [(b"content-type", media_type), (b"content-length", str(len(answer.body)).encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+application = AcceptPath(get_asgi_application())

@@ -1,0 +1,160 @@
+"""The group commit, without its I/O: what arrives in one tick becomes one or a few envelopes and two Redis scripts.
+
+The accept path (asyncio) and the DRF view (threads) both drive the same steps: `claim`, `settle`, `commit`.
+"""
+
+import base64
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+from certs_app.identity import Peer
+from ingest import queue
+from ingest.parsing import Parsed
+from ingest.rate_limit import WINDOW
+from wire import envelope
+from wire.ids import following, new_id
+from wire.messages import Message, encode
+from wire.problems import Problem, retry_later
+
+# An envelope's plain text; sealed and base64 it stays well under what one POST to the registry may carry.
+MAX_PLAIN_BYTES = 512 * 1024
+MAX_GROUP_MESSAGES = 2000
+IDEMPOTENCY_SECONDS = 24 * 3600
+# A claim older than this was left by a process that died, or by a commit whose answer never came.
+STALE_CLAIM_SECONDS = 5
+
+
+@dataclass
+class Intake:
+    """One request on its way: the ids of its messages follow each other, starting with `first_id`."""
+
+    peer: Peer
+    parsed: Parsed
+    first_id: UUID
+    replayed: bool = False
+
+    @classmethod
+    def start(cls, peer: Peer, parsed: Parsed, now: float) -> "Intake":
+        return cls(peer, parsed, new_id(now))
+
+    def messages(self) -> Iterator[Message]:
+        for position, one in enumerate(self.parsed.good):
+            yield Message(
+                id=following(self.first_id, position),
+                client=self.peer.name,
+                certificate=self.peer.serial_number,
+                sender_number=one.sender_number,
+                message_body=one.message_body,
+                client_reference=one.client_reference,
+                sent_at=one.sent_at,
+                idempotency=self._idempotency(position),
+            )
+
+    def _idempotency(self, position: int) -> str | None:
+        if self.parsed.key is None:
+            return None
+        return f"{(int.from_bytes(self.parsed.key) + position) % (1 << 256):064x}"
+
+    @property
+    def idempotency_key(self) -> str:
+        assert self.parsed.key is not None
+        return f"msgsys:idempotency:{self.parsed.key.hex()}"
+
+    def record(self, state: str, now: float) -> str:
+        return f"{state}|{self.parsed.fingerprint.hex()}|{self.first_id}|{int(now)}"
+
+
+@dataclass(frozen=True)
+class Sealer:
+    """All that is needed to seal and sign: the registry's public key and this ingest's own certificate and key."""
+
+    key_id: int
+    recipient: X25519PublicKey
+    signer: bytes
+    signing_key: ec.EllipticCurvePrivateKey
+
+    def envelopes(self, messages: Sequence[Message], now: float) -> Iterator[bytes]:
+        """Seal messages into as few envelopes as the limits allow; yield Celery messages."""
+        for plain in _chunks(messages):
+            envelope_id = new_id(now)
+            sealed = envelope.seal(
+                plain,
+                envelope_id=envelope_id,
+                key_id=self.key_id,
+                recipient=self.recipient,
+                signer=self.signer,
+                signing_key=self.signing_key,
+            )
+            yield queue.task_message(envelope_id, base64.b64encode(sealed).decode())
+
+
+def _chunks(messages: Sequence[Message]) -> Iterator[bytes]:
+    parts: list[bytes] = []
+    size = 0
+    for message in messages:
+        part = encode(message)
+        if parts and (len(parts) == envelope.MAX_MESSAGES or size + len(part) > MAX_PLAIN_BYTES):
+            yield b"[" + b",".join(parts) + b"]"
+            parts, size = [], 0
+        parts.append(part)
+        size += len(part) + 1
+    if parts:
+        yield b"[" + b",".join(parts) + b"]"
+
+
+def claim(intakes: Sequence[Intake], now: float) -> queue.Call:
+    """Build the script call that claims the idempotency keys of `intakes` (all of which have one)."""
+    arguments = [str(int(now)), str(STALE_CLAIM_SECONDS), str(IDEMPOTENCY_SECONDS)]
+    for intake in intakes:
+        arguments += [intake.parsed.fingerprint.hex(), str(intake.first_id)]
+    return queue.Call([intake.idempotency_key for intake in intakes], arguments)
+
+
+def settle(intake: Intake, answer: bytes) -> Problem | None:
+    """Apply what the claim said of one intake: it goes on (None), is a replay, or is refused."""
+    state, fingerprint, first_id = answer.decode().split("|")[:3]
+    if fingerprint != intake.parsed.fingerprint.hex():
+        return Problem("idempotency_key_reused", "This Idempotency-Key came before with another body: use a new key.")
+    # The first request's ids stand, also when a later one finishes what it began.
+    intake.first_id = UUID(first_id)
+    if state == "pending":
+        return retry_later("request_in_progress", "The first request with this Idempotency-Key has no answer yet.", 1)
+    intake.replayed = state == "done"
+    return None
+
+
+def commit(intakes: Sequence[Intake], sealer: Sealer, now: float, max_length: int) -> queue.Call:
+    """Build the script call that queues the messages of `intakes`, all or none."""
+    messages = [message for intake in intakes for message in intake.messages()]
+    sealed = list(sealer.envelopes(messages, now))
+    keyed = [intake for intake in intakes if intake.parsed.key is not None]
+    counts = rate_counts(intakes)
+    keys = [queue.name(), *(intake.idempotency_key for intake in keyed), *rate_keys(counts, now)]
+    arguments: list[str | bytes] = [
+        str(max_length),
+        str(len(sealed)),
+        str(len(keyed)),
+        str(IDEMPOTENCY_SECONDS),
+        str(2 * WINDOW),
+        str(len(messages)),
+        *sealed,
+        *(intake.record("done", now) for intake in keyed),
+        *(str(count) for count in counts.values()),
+    ]
+    return queue.Call(keys, arguments)
+
+
+def rate_counts(intakes: Sequence[Intake]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for intake in intakes:
+        counts[intake.peer.name] += len(intake.parsed.good)
+    return counts
+
+
+def rate_keys(counts: Counter[str], now: float) -> list[str]:
+    return [f"msgsys:rate:{client}:{int(now) // WINDOW}" for client in counts]

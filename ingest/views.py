@@ -1,0 +1,80 @@
+"""Ingest's DRF views: the accept path's contract where only WSGI runs, and a message's status."""
+
+import functools
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpResponse
+from rest_framework.exceptions import ParseError
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from certs_app.middleware import peer_of
+from ingest.accepting import Answer, SyncAcceptor, batch_answer, single_answer
+from ingest.parsing import parse_batch, parse_single
+from ingest.registry_client import RegistryError, registry
+from wire.problems import Problem, retry_later
+
+
+@functools.cache
+def acceptor() -> SyncAcceptor:
+    return SyncAcceptor()
+
+
+class _Accept(APIView):
+    """Accept what `parse` finds in the body, and answer with `respond`."""
+
+    parse: Any
+    respond: Any
+
+    def post(self, request: Request) -> HttpResponse:
+        peer = peer_of(request._request)
+        assert peer is not None, "the middleware admits no request without a caller"
+        content_type = request.headers.get("Content-Type", "")
+        parsed = self.parse(content_type, _body(request), peer.name, request.headers.get("Idempotency-Key"))
+        intake, headers = acceptor().begin(peer, parsed)
+        if parsed.good:
+            acceptor().accept(intake)
+        answer: Answer = self.respond(intake, headers)
+        return HttpResponse(answer.body, content_type="application/json", status=answer.status, headers=answer.headers)
+
+
+class Submit(_Accept):
+    """POST /submit: one message."""
+
+    parse = staticmethod(parse_single)
+    respond = staticmethod(single_answer)
+
+
+class SubmitBatch(_Accept):
+    """POST /submit/batch: 1 to 1,000 messages, as JSON or NDJSON."""
+
+    parse = staticmethod(parse_batch)
+    respond = staticmethod(batch_answer)
+
+
+class MessageStatus(APIView):
+    """GET /messages/<id>: the caller's own message, its status and signed receipt, asked of the registry."""
+
+    def get(self, request: Request, uid: UUID) -> Response:
+        peer = peer_of(request._request)
+        assert peer is not None, "the middleware admits no request without a caller"
+        try:
+            found = registry().message(peer.name, uid)
+        except RegistryError:
+            raise retry_later("registry_unavailable", "The registry does not answer. Ask again later.", 30) from None
+        if found is None:
+            raise Problem("not_found", "You have no such message in the registry. It may still be in the queue.")
+        return Response(found)
+
+
+def _body(request: Request) -> bytes:
+    from django.core.exceptions import RequestDataTooBig
+
+    try:
+        return request._request.body
+    except RequestDataTooBig:
+        raise Problem("too_large", "The request body is larger than this server takes.") from None
+    except OSError as error:
+        raise ParseError("The body could not be read to its end.") from error

@@ -1,0 +1,1 @@
+"""Watch it: health and metrics of every process."""

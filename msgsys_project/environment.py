@@ -1,0 +1,74 @@
+"""Typed readers for the environment. Every setting is declared by being read; .env.example is made from that list."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from django.core.exceptions import ImproperlyConfigured
+from dotenv import load_dotenv
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+class Setting(NamedTuple):
+    """A declared setting: its name, the default as shown to people, and what it is for."""
+
+    name: str
+    default: str
+    help: str
+
+
+DECLARED: dict[str, Setting] = {}
+
+
+def _read(name: str, default: str, help: str) -> str:
+    DECLARED[name] = Setting(name, default, help)
+    # Set but empty means not set: an empty line copied from .env.example must not switch anything.
+    return os.environ.get(name, "").strip() or default
+
+
+def text(name: str, default: str, help: str) -> str:
+    return _read(name, default, help)
+
+
+def integer(name: str, default: int, help: str, *, minimum: int = 0, maximum: int = 1 << 31) -> int:
+    value = _read(name, str(default), help)
+    try:
+        number = int(value)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} must be a whole number, not {value!r}") from None
+    if not minimum <= number <= maximum:
+        raise ImproperlyConfigured(f"{name} must lie between {minimum} and {maximum}, not {number}")
+    return number
+
+
+def names(name: str, default: str, help: str) -> list[str]:
+    return [part.strip() for part in _read(name, default, help).split(",") if part.strip()]
+
+
+def path(name: str, default: Path, help: str) -> Path:
+    shown = default.relative_to(HOME).as_posix() if default.is_relative_to(HOME) else default.name
+    return Path(_read(name, f"$MSGSYS_HOME/{shown}", help).replace("$MSGSYS_HOME", str(HOME))).expanduser()
+
+
+def secret(name: str, file: Path, help: str) -> str:
+    """Read a secret from NAME, or from the file NAME_FILE names, or from `file`; empty when there is none.
+
+    Empty is for the system checks to complain about: commands that make the secrets must be able to start.
+    """
+    given = _read(name, "", help)
+    if given:
+        return given
+    source = path(f"{name}_FILE", file, f"File that holds {name}, when {name} itself is not set.")
+    try:
+        return source.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+load_dotenv(os.environ.get("MSGSYS_ENV_FILE") or BASE_DIR / ".env", override=False, encoding="utf-8")
+
+HOME = Path(
+    text("MSGSYS_HOME", str(BASE_DIR / "var"), "Folder for all state: keys, certificates, database, queue, logs.")
+).absolute()
+DECLARED["MSGSYS_HOME"] = DECLARED["MSGSYS_HOME"]._replace(default="var")

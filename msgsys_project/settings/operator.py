@@ -1,0 +1,23 @@
+"""The person at the terminal, who runs `manage.py`: the registry's, the portal's and the queue's settings together.
+
+No network-facing process runs under this module.
+"""
+
+from msgsys_project import environment as env
+from msgsys_project.settings.portal import *  # noqa: F403  settings modules are read by Django as one namespace
+from msgsys_project.settings.queue import *  # noqa: F403  as above
+from msgsys_project.settings.registry import CA_KEYS_DIR as CA_KEYS_DIR
+from msgsys_project.settings.registry import CRL_HOURS as CRL_HOURS
+from msgsys_project.settings.registry import CRL_REISSUE_MINUTES as CRL_REISSUE_MINUTES
+from msgsys_project.settings.registry import SEALING_KEY_FILE as SEALING_KEY_FILE
+
+ROLE = "operator"
+# A person has no certificate of a role: the checks of served roles are not theirs.
+SERVER_CERTIFICATE = None
+
+ADMIN_USER = env.text("ADMIN_USER", "admin@example.com", "Name of the first portal administrator, made by `up`.")
+ADMIN_PASS = env.secret(
+    "ADMIN_PASS",
+    env.path("MSGSYS_SECRETS_DIR", env.HOME / "secrets", "Key files; readable by their owner only.") / "admin_password",
+    "Password of the first administrator. Empty: `up` makes one and shows it.",
+)

@@ -1,0 +1,1 @@
+"""Look, don't touch: staff find and read messages."""

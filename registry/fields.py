@@ -1,0 +1,229 @@
+"""Model fields: text that is sealed in the database, and binary columns of a fixed width."""
+
+import base64
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from django.core.exceptions import FieldError
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.query_utils import DeferredAttribute
+
+from registry import sealing
+from registry.keyring import ring
+
+if TYPE_CHECKING:
+    _Field = models.Field[Any, Any]
+else:
+    _Field = models.Field
+
+
+class UnboundValue(Exception):
+    """Plain text was about to reach SQL: only save(), create() and bulk_create() seal it."""
+
+
+class Sealed:
+    """A sealed value as it lies in the database; reading the attribute opens it."""
+
+    __slots__ = ("blob",)
+
+    def __init__(self, blob: bytes) -> None:
+        self.blob = bytes(blob)
+
+    def __repr__(self) -> str:
+        return f"<Sealed {len(self.blob)} bytes>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sealed) and other.blob == self.blob
+
+    def __hash__(self) -> int:
+        return hash(self.blob)
+
+
+class SealedAttribute(DeferredAttribute):
+    """Opens the value on first read and keeps the text beside it; a write replaces both."""
+
+    field: "EncryptedTextField"
+
+    def __get__(self, instance: models.Model | None, cls: Any = None) -> Any:
+        if instance is None:
+            return self
+        name = self.field.attname
+        value = instance.__dict__[name] if name in instance.__dict__ else super().__get__(instance, cls)
+        if not isinstance(value, Sealed):
+            return value
+        opened = instance.__dict__.setdefault("_opened", Opened())
+        kept = opened.get(name)
+        if kept is None or kept[0] is not value:
+            kept = opened[name] = (value, self.field.open(value, instance))
+        return kept[1]
+
+    def __set__(self, instance: models.Model, value: Any) -> None:
+        instance.__dict__[self.field.attname] = value
+
+
+class Opened(dict[str, tuple[Sealed, str]]):
+    """Opened texts of one instance. Pickles as empty, so caches and sessions never hold plain text."""
+
+    def __reduce__(self) -> tuple[type["Opened"], tuple[()]]:
+        return Opened, ()
+
+    def __repr__(self) -> str:
+        return f"<Opened {len(self)}>"
+
+
+class EncryptedTextField(_Field):
+    """Text sealed with AES-256-GCM for its row and column.
+
+    `label` is the column's name in the key derivation and the additional data; it is frozen for ever, so that renaming
+    a table orphans nothing. The row is known by its `uid` (16 bytes), set before the first save.
+    Reading may raise registry.sealing.UNREADABLE; lookups other than isnull, update() and bulk_update() are refused.
+    """
+
+    descriptor_class = SealedAttribute
+    empty_strings_allowed = False
+
+    def __init__(self, *args: Any, label: str, max_bytes: int, **options: Any) -> None:
+        self.label = label
+        self.max_bytes = max_bytes
+        for senseless in ("primary_key", "unique", "db_index", "db_default"):
+            if options.get(senseless):
+                raise FieldError(f"{senseless} makes no sense on an encrypted field")
+        super().__init__(*args, **options)
+
+    def deconstruct(self) -> Any:
+        name, path, args, options = super().deconstruct()
+        return name, path, args, {**options, "label": self.label, "max_bytes": self.max_bytes}
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:
+        if connection.vendor == "mysql":
+            size = self.max_bytes + sealing.OVERHEAD
+            return f"varbinary({size})" if size <= 4096 else "mediumblob"
+        return "blob"
+
+    def get_internal_type(self) -> str:
+        return "BinaryField"
+
+    # -- sealing
+
+    def seal(self, text: str, instance: models.Model) -> Sealed:
+        raw = text.encode()
+        if len(raw) > self.max_bytes:
+            raise ValueError(f"{self.name} has {len(raw)} bytes, more than the {self.max_bytes} the column holds")
+        return Sealed(sealing.seal(text, label=self.label, uid=_row(instance), ring=ring()))
+
+    def open(self, value: Sealed, instance: models.Model) -> str:
+        return sealing.open_sealed(value.blob, label=self.label, uid=_row(instance), ring=ring())
+
+    # -- between Python and SQL
+
+    def from_db_value(self, value: bytes | None, expression: Any, connection: Any) -> Sealed | None:
+        return None if value is None else Sealed(value)
+
+    def to_python(self, value: Any) -> Any:
+        return Sealed(base64.b64decode(value[7:])) if isinstance(value, str) and value.startswith("sealed:") else value
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> Any:
+        value = model_instance.__dict__.get(self.attname)
+        if value is None or isinstance(value, Sealed):
+            return value
+        sealed = self.seal(str(value), model_instance)
+        model_instance.__dict__[self.attname] = sealed
+        model_instance.__dict__.setdefault("_opened", Opened())[self.attname] = (sealed, str(value))
+        return sealed
+
+    def get_prep_value(self, value: Any) -> bytes | None:
+        if value is None or isinstance(value, Sealed):
+            return None if value is None else value.blob
+        raise UnboundValue(f"{self.name}: plain text never reaches SQL; use save(), create() or bulk_create()")
+
+    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+        prepared_value = value if prepared else self.get_prep_value(value)
+        return None if prepared_value is None else connection.Database.Binary(prepared_value)
+
+    def get_lookup(self, lookup_name: str) -> Any:
+        return super().get_lookup(lookup_name) if lookup_name == "isnull" else None
+
+    def get_transform(self, lookup_name: str) -> None:
+        return None
+
+    def value_to_string(self, obj: models.Model) -> str:
+        value = obj.__dict__.get(self.attname)
+        if value is None:
+            return ""
+        sealed = value if isinstance(value, Sealed) else self.seal(str(value), obj)
+        return "sealed:" + base64.b64encode(sealed.blob).decode()
+
+
+def _row(instance: models.Model) -> bytes:
+    uid = getattr(instance, "uid", None)
+    if not isinstance(uid, UUID):
+        raise UnboundValue("the row's uid must be set before its text can be sealed or opened")
+    return uid.bytes
+
+
+class FixedBinaryField(_Field):
+    """Exactly `length` bytes, as BINARY(n): indexable and unique on MySQL, where BinaryField is a longblob."""
+
+    def __init__(self, *args: Any, length: int, **options: Any) -> None:
+        self.length = length
+        super().__init__(*args, **options)
+
+    def deconstruct(self) -> Any:
+        name, path, args, options = super().deconstruct()
+        return name, path, args, {**options, "length": self.length}
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:
+        return f"binary({self.length})" if connection.vendor == "mysql" else "blob"
+
+    def get_internal_type(self) -> str:
+        return "BinaryField"
+
+    def from_db_value(self, value: bytes | None, expression: Any, connection: Any) -> Any:
+        return None if value is None else bytes(value)
+
+    def get_prep_value(self, value: Any) -> bytes | None:
+        if value is None:
+            return None
+        raw = bytes(value)
+        if len(raw) != self.length:
+            raise ValueError(f"{self.name} takes {self.length} bytes, not {len(raw)}")
+        return raw
+
+    def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
+        raw = value if prepared else self.get_prep_value(value)
+        return None if raw is None else connection.Database.Binary(raw)
+
+    def value_to_string(self, obj: models.Model) -> str:
+        value = self.value_from_object(obj)
+        return "" if value is None else bytes(value).hex()
+
+    def to_python(self, value: Any) -> Any:
+        return bytes.fromhex(value) if isinstance(value, str) else value
+
+
+class BinaryUUIDField(FixedBinaryField):
+    """A UUID in 16 bytes on every engine; Django's own takes 32 characters on MySQL and SQLite."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options["length"] = 16
+        super().__init__(*args, **options)
+
+    def deconstruct(self) -> Any:
+        name, path, args, options = super().deconstruct()
+        del options["length"]
+        return name, path, args, options
+
+    def from_db_value(self, value: bytes | None, expression: Any, connection: Any) -> UUID | None:
+        return None if value is None else UUID(bytes=bytes(value))
+
+    def to_python(self, value: Any) -> Any:
+        return UUID(value) if isinstance(value, str) else value
+
+    def get_prep_value(self, value: Any) -> bytes | None:
+        if isinstance(value, str):
+            value = UUID(value)
+        return super().get_prep_value(value.bytes if isinstance(value, UUID) else value)
+
+    def value_to_string(self, obj: models.Model) -> str:
+        return str(self.value_from_object(obj) or "")

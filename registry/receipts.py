@@ -1,0 +1,49 @@
+"""Signed receipts: proof for the sender that the registry has a message, as a JWS (RFC 7515, ES256).
+
+The registry's certificate chain is in the header (x5c), so anyone who has ca.crt can verify it, for ever.
+"""
+
+import base64
+import functools
+import hashlib
+from typing import Any
+
+import jwt
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from django.conf import settings
+
+from certs_app.files import read_secret
+from certs_app.identity import spiffe_uri
+from registry.models import Message
+from wire.messages import encode
+
+ALGORITHM = "ES256"
+
+
+def issue(message: Message) -> str:
+    """Return a compact JWS over the message's id, client, times, status and the SHA-256 of its content."""
+    claims = {
+        "iss": spiffe_uri(settings.TRUST_DOMAIN, "registry", "registry"),
+        "sub": str(message.uid),
+        "client": message.client,
+        "status": message.status,
+        "received_at": message.received_at.isoformat(),
+        "stored_at": message.stored_at.isoformat(),
+        "content_sha256": content_sha256(message.sender_number, message.message_body),
+    }
+    key, chain = _signer()
+    return jwt.encode(claims, key, algorithm=ALGORITHM, headers={"x5c": chain})
+
+
+def content_sha256(sender_number: str, message_body: str) -> str:
+    """Return the hex SHA-256 of the canonical JSON {"message_body", "sender_number"}."""
+    return hashlib.sha256(encode({"sender_number": sender_number, "message_body": message_body})).hexdigest()
+
+
+@functools.cache
+def _signer() -> tuple[Any, list[str]]:
+    pair = settings.SERVER_CERTIFICATE
+    key = load_pem_private_key(read_secret(pair["key"]), password=None)
+    chain = x509.load_pem_x509_certificates(pair["certificate"].read_bytes())
+    return key, [base64.b64encode(certificate.public_bytes(Encoding.DER)).decode() for certificate in chain]

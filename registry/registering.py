@@ -1,0 +1,116 @@
+"""Register messages: the one way into the table, from envelopes or one at a time."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from django.db import DataError
+
+from registry import blind_index, envelopes, metrics
+from registry.models import Message
+from wire import envelope, messages
+from wire.envelope import EnvelopeError
+from wire.ids import received_at
+
+logger = logging.getLogger(__name__)
+
+STORED, DUPLICATE, REJECTED = "stored", "duplicate", "rejected"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one envelope. `code` says why it was rejected; a rejection is permanent."""
+
+    envelope_id: UUID | None
+    outcome: str
+    code: str = ""
+
+    def as_dict(self) -> dict[str, str | None]:
+        members = {"id": str(self.envelope_id) if self.envelope_id else None, "outcome": self.outcome}
+        return {**members, "code": self.code} if self.code else members
+
+
+def register_envelopes(blobs: Sequence[bytes], now: datetime) -> list[Outcome]:
+    """Store the messages of each envelope; an envelope that can never be stored is rejected by itself.
+
+    Raises SealingKeyMissing (nothing of any envelope is stored then), and database errors: all temporary.
+    """
+    parsed = [_parse(blob) for blob in blobs]
+    signers = envelopes.Signers.of([one for one in parsed if isinstance(one, envelope.Envelope)])
+    opened = [_open(one, signers) if isinstance(one, envelope.Envelope) else one for one in parsed]
+    rows = [row(message, now) for one in opened if isinstance(one, Opened) for message in one.messages]
+    stored = _store(rows, now)
+    return [_outcome(one, stored) if isinstance(one, Opened) else one for one in opened]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An envelope whose content may be stored."""
+
+    envelope_id: UUID
+    messages: list[messages.Message]
+
+
+def _parse(blob: bytes) -> envelope.Envelope | Outcome:
+    try:
+        return envelope.parse(blob)
+    except EnvelopeError as error:
+        return _rejected(None, error)
+
+
+def _open(one: envelope.Envelope, signers: envelopes.Signers) -> Opened | Outcome:
+    try:
+        signers.check(one)
+        return Opened(one.id, envelopes.read(one))
+    except EnvelopeError as error:
+        return _rejected(one.id, error)
+
+
+def _rejected(envelope_id: UUID | None, error: EnvelopeError) -> Outcome:
+    logger.warning("an envelope was rejected for good", extra={"envelope": envelope_id, "code": error.code})
+    metrics.ENVELOPES.labels(REJECTED).inc()
+    return Outcome(envelope_id, REJECTED, error.code)
+
+
+def _outcome(one: Opened, stored: set[UUID]) -> Outcome:
+    outcome = STORED if any(message.id in stored for message in one.messages) else DUPLICATE
+    metrics.ENVELOPES.labels(outcome).inc()
+    return Outcome(one.envelope_id, outcome)
+
+
+def _store(rows: Sequence[Message], now: datetime) -> set[UUID]:
+    stored = Message.objects.store(rows)
+    metrics.MESSAGES.labels(STORED).inc(len(stored))
+    metrics.MESSAGES.labels(DUPLICATE).inc(len(rows) - len(stored))
+    for one in rows:
+        if one.uid in stored:
+            metrics.END_TO_END_SECONDS.observe(max(0.0, (now - one.received_at).total_seconds()))
+    return stored
+
+
+def register_one(message: messages.Message, now: datetime) -> tuple[Message, bool]:
+    """Store one message; return its row and whether it is new."""
+    created = bool(_store([row(message, now)], now))
+    found = Message.objects.filter(uid=message.id).first()
+    if found is None:
+        raise DataError(f"message {message.id} was neither stored nor found")
+    return found, created
+
+
+def row(message: messages.Message, now: datetime) -> Message:
+    """Build the unsaved row of a message."""
+    return Message(
+        uid=message.id,
+        client=message.client,
+        certificate=message.certificate,
+        sender_number=message.sender_number,
+        message_body=message.message_body,
+        client_reference=message.client_reference,
+        sent_at=message.sent_at,
+        received_at=received_at(message.id),
+        stored_at=now,
+        sender_index=blind_index.sender(message.sender_number),
+        idempotency=bytes.fromhex(message.idempotency) if message.idempotency else None,
+    )

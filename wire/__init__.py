@@ -1,0 +1,1 @@
+"""What crosses between processes: ids, messages, envelopes and problem details. Imports nothing of ours."""
