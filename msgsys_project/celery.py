@@ -44,7 +44,7 @@ def configuration() -> dict[str, Any]:
     }
 
 
-app.config_from_object(configuration)
+app.conf.update(configuration())
 
 
 @setup_logging.connect

@@ -34,6 +34,8 @@ MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    # Below WhiteNoise, which answers for static files: these may be kept.
+    "portal.middleware.NeverStored",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -42,7 +44,6 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "portal.middleware.NeverStored",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 AUTH_PASSWORD_VALIDATORS = [
@@ -75,8 +76,10 @@ SESSION_COOKIE_SECURE = True
 SESSION_COOKIE_AGE = 8 * 3600
 SESSION_EXPIRE_AT_BROWSER_CLOSE = True
 CSRF_COOKIE_SECURE = True
+CSRF_FAILURE_VIEW = "portal.errors.csrf_failure"
 SECURE_HSTS_SECONDS = 31_536_000
-SECURE_REFERRER_POLICY = "no-referrer"
+# Not "no-referrer": browsers then send "Origin: null" with a form, and the CSRF check refuses every login.
+SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
@@ -98,6 +101,8 @@ REST_FRAMEWORK = rest_framework(
     DEFAULT_PERMISSION_CLASSES=["rest_framework.permissions.IsAuthenticated"],
     UNAUTHENTICATED_USER="django.contrib.auth.models.AnonymousUser",
     DEFAULT_THROTTLE_RATES={"login": "10/min"},
+    # Count by the peer's address: a header that the caller writes would let each guess look like another caller.
+    NUM_PROXIES=0,
 )
 SIMPLE_JWT = {
     "ACCESS_TOKEN_LIFETIME": timedelta(minutes=10),

@@ -8,7 +8,7 @@ from msgsys_project.settings.registry_api import *  # noqa: F403  as above
 
 ROLE = "worker"
 PORT, METRICS_PORT = ports(ROLE)
-READINESS = {"queue": "ingest.queue.check_reachable"}
+READINESS = {"queue": "ingest.queue.check_reachable", "worker": "ingest.progress.check_consuming"}
 INSTALLED_APPS = ["ingest", "monitoring", "deploy"]
 MIDDLEWARE: list[str] = []
 DATABASES: dict[str, object] = {}

@@ -1,0 +1,1 @@
+"""Run and operate it: `up`, `serve`, the periodic jobs."""

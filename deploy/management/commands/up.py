@@ -1,0 +1,137 @@
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from deploy import demo, home, machine, valkey
+from deploy.supervisor import Child, Supervisor, taken
+
+
+class Command(BaseCommand):
+    help = (
+        "Run the whole system on this machine: makes what is missing, starts every process, sends one message through "
+        "all of it, and keeps it running until Ctrl-C."
+    )
+    # Half of what the checks look at is made by this command.
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        # --home and --port-offset take effect in manage.py, before the settings are read.
+        parser.add_argument("--home", metavar="DIR", help="folder for all state (default: MSGSYS_HOME, or var)")
+        parser.add_argument("--port-offset", type=int, default=0, metavar="N", help="add N to every port")
+        parser.add_argument("--no-demo", action="store_true", help="do not send the demo message")
+        parser.add_argument("--ready-file", type=Path, metavar="FILE", help="write URLs, paths, login and pids here (JSON)")
+
+    def handle(self, **options: Any) -> None:
+        self.stop = threading.Event()
+        stop_signals = [signal.SIGINT, signal.SIGTERM]
+        if sys.platform == "win32":
+            # What Task Scheduler and services send a console program.
+            stop_signals.append(signal.SIGBREAK)
+        for number in stop_signals:
+            signal.signal(number, lambda *_: self.stop.set())
+        if options["ready_file"]:
+            options["ready_file"].unlink(missing_ok=True)
+        embedded = not os.environ.get("REDIS_URL")
+        self._check_ports(embedded)
+        try:
+            self.administrator = home.prepare(lambda line: self.say(f"  {line}"))
+        except home.HalfMade as error:
+            raise CommandError(f"{settings.HOME} is half made: {error}") from None
+        self.ready_file: Path | None = options["ready_file"]
+        self.supervisor = Supervisor(self.say, self._changed)
+        try:
+            self._start(embedded)
+            if not self.stop.is_set():
+                if not options["no_demo"]:
+                    self._demo()
+                self._tell()
+            while not self.stop.wait(0.2):
+                self.supervisor.check()
+        finally:
+            self.say("Stopping ...")
+            self.supervisor.stop(machine.STOP_ORDER)
+            self.say("Stopped. Nothing is lost: what was queued is delivered at the next start.")
+
+    def say(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()
+
+    def _check_ports(self, embedded: bool) -> None:
+        ports = machine.all_ports(embedded_valkey=embedded)
+        busy = taken(ports)
+        if busy and embedded and settings.REDIS_PASSWORD and valkey.stop_leftover():
+            self.say("  stopped the Valkey that an earlier start left behind")
+            busy = taken(ports)
+        if busy:
+            raise CommandError(
+                f"Ports are taken: {', '.join(busy)}. Stop what uses them, or choose others: --port-offset 100"
+            )
+
+    def _start(self, embedded: bool) -> None:
+        logs = settings.HOME / "logs"
+        self.say("Starting valkey, registry, ingest, worker, jobs, portal ..." if embedded else "Starting ...")
+        try:
+            if embedded:
+                self.supervisor.start([machine.valkey_child(logs)])
+        except valkey.NoServer as error:
+            raise CommandError(str(error)) from None
+        self.supervisor.start(machine.role_children(logs))
+        missing = machine.wait_ready(lambda: self.stop.is_set() or bool(self._dead()))
+        if self.stop.is_set():
+            return
+        for child in self._dead():
+            raise CommandError(f"{child.name} stopped at its start. Its log says why: {child.log}")
+        if missing:
+            raise CommandError(f"not ready after {machine.READY_WITHIN:.0f} s: {', '.join(missing)}. Logs: {logs}")
+        self._write_ready_file()
+
+    def _dead(self) -> list[Child]:
+        return [child for child in self.supervisor.children if not child.running()]
+
+    def _changed(self) -> None:
+        """Wait for restarted children in the background: the supervisor must go on watching."""
+        threading.Thread(target=self._ready_again, name="ready again", daemon=True).start()
+
+    def _ready_again(self) -> None:
+        missing = machine.wait_ready(lambda: self.supervisor.stopping)
+        if not missing and not self.supervisor.stopping:
+            self.say("Everything is ready again.")
+            self._write_ready_file()
+
+    def _write_ready_file(self) -> None:
+        if self.ready_file:
+            machine.write_ready_file(self.ready_file, self.supervisor.children, self.administrator)
+
+    def _demo(self) -> None:
+        try:
+            delivered = demo.run(self.administrator)
+        except demo.DemoFailed as error:
+            raise CommandError(f"The demo message did not come through: {error}") from None
+        self.say(f"\nOne message went all the way in {delivered.seconds:.2f} s:")
+        if delivered.shown is None:
+            self.say(f"  {delivered.uid} is registered (the administrator's password was changed: not read back)")
+            return
+        for name in ("id", "client", "sender_number", "message_body", "received_at", "status"):
+            self.say(f"  {name:14} {delivered.shown[name]}")
+
+    def _tell(self) -> None:
+        folder = settings.CERTIFICATES_DIR
+        administrator = self.administrator
+        login = f"{administrator.user} / {administrator.password}" if administrator.generated else administrator.user
+        note = "  (shown this once)" if administrator.generated else ""
+        self.say(
+            f"\nPortal   {machine.base_url('portal')}/   (your browser does not know this CA yet: {settings.CA_FILE})"
+            f"\nLogin    {login}{note}"
+            f"\nSubmit   curl --cacert {settings.CA_FILE} --cert {folder / 'demo.crt'} --key {folder / 'demo.key'} \\"
+            f"\n              -H 'Content-Type: application/json' \\"
+            f'\n              -d \'{{"sender_number": "{demo.SENDER}", "message_body": "Hello"}}\' \\'
+            f"\n              {machine.base_url('ingest')}/submit"
+            f"\nLogs     {settings.HOME / 'logs'}"
+            "\nReady. Ctrl-C stops everything."
+        )

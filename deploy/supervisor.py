@@ -1,0 +1,148 @@
+"""Keep the processes of one machine running: start, wait until ready, restart with back-off, stop in order."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django.conf import settings
+
+BACK_OFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+STABLE_AFTER = 60.0
+
+Process = subprocess.Popen[bytes]
+
+
+@dataclass
+class Child:
+    """One supervised process: how to start it, and how it has been doing."""
+
+    name: str
+    command: Sequence[str]
+    environment: dict[str, str]
+    log: Path
+    process: Process | None = None
+    started_at: float = 0.0
+    crashes: int = 0
+    restart_at: float = field(default=0.0)
+
+    def start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env={**os.environ, **self.environment},
+                # Children read from this pipe; when we die, however, it closes and they stop by themselves.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                **_apart(),
+            )
+        self.started_at = time.monotonic()
+        self.restart_at = 0.0
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process else 0
+
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def terminate(self) -> None:
+        if self.process is not None and self.running():
+            if sys.platform == "win32":
+                # The children's own group: CTRL_BREAK reaches them as a request to stop.
+                import signal
+
+                self.process.send_signal(signal.CTRL_BREAK_EVENT)
+            else:
+                self.process.terminate()
+
+    def finish(self, deadline: float) -> None:
+        """Wait for the end until `deadline` (monotonic), then kill."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(2)
+        if self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
+
+
+def _apart() -> dict[str, object]:
+    """Start children in a group of their own: Ctrl-C is for the supervisor, which stops them in order."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"start_new_session": True}
+
+
+class Supervisor:
+    """Runs children until told to stop. `report` gets one line per event; `on_change` runs after each restart."""
+
+    def __init__(self, report: Callable[[str], None], on_change: Callable[[], None]) -> None:
+        self.children: list[Child] = []
+        self.report = report
+        self.on_change = on_change
+        self.stopping = False
+
+    def start(self, children: Sequence[Child]) -> None:
+        for child in children:
+            self.children.append(child)
+            child.start()
+
+    def check(self) -> None:
+        """Restart what has crashed, each after its back-off. Called a few times a second."""
+        restarted = False
+        for child in self.children:
+            if child.running():
+                if child.crashes and time.monotonic() - child.started_at > STABLE_AFTER:
+                    child.crashes = 0
+            elif child.restart_at == 0.0:
+                self._schedule(child)
+            elif time.monotonic() >= child.restart_at:
+                child.start()
+                restarted = True
+        if restarted:
+            self.on_change()
+
+    def _schedule(self, child: Child) -> None:
+        code = child.process.returncode if child.process else None
+        wait = BACK_OFF[min(child.crashes, len(BACK_OFF) - 1)]
+        child.crashes += 1
+        child.restart_at = time.monotonic() + wait
+        self.report(f"{child.name} stopped (exit code {code}); starting it again in {wait:.0f} s. Its log: {child.log}")
+
+    def stop(self, groups: Sequence[tuple[Sequence[str], float]]) -> None:
+        """Stop group after group; each group gets its seconds, then it is killed (nothing queued is lost)."""
+        self.stopping = True
+        for names, seconds in groups:
+            group = [child for child in self.children if child.name in names]
+            for child in group:
+                child.terminate()
+            deadline = time.monotonic() + seconds
+            for child in group:
+                child.finish(deadline)
+
+
+def taken(ports: dict[str, int]) -> list[str]:
+    """Name the ports that something else listens on."""
+    return [f"{port} ({name})" for name, port in ports.items() if not _free(port)]
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.HOST, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,45 @@
+"""Open a message's sealed values for showing: one that cannot be read becomes a gap, never an error page."""
+
+import logging
+from dataclasses import dataclass
+
+from registry.models import Message
+from registry.sealing import UNREADABLE
+
+logger = logging.getLogger(__name__)
+
+SEALED = ("sender_number", "message_body", "client_reference")
+START_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A message and its opened texts. Each name in `unreadable` is None for that reason."""
+
+    row: Message
+    sender_number: str | None
+    message_body: str | None
+    client_reference: str | None
+    unreadable: tuple[str, ...]
+
+    @property
+    def body_start(self) -> str:
+        """The body's first characters, on one line."""
+        line = " ".join((self.message_body or "")[: 4 * START_CHARACTERS].split())
+        return line if len(line) <= START_CHARACTERS else f"{line[:START_CHARACTERS].rstrip()}…"
+
+
+def open_message(message: Message) -> Opened:
+    """Open what can be opened."""
+    texts: dict[str, str | None] = dict.fromkeys(SEALED)
+    unreadable = []
+    for name in SEALED:
+        try:
+            texts[name] = getattr(message, name)
+        except UNREADABLE as error:
+            unreadable.append(name)
+            logger.error(
+                "a stored value cannot be read",
+                extra={"uid": message.uid, "column": name, "reason": type(error).__name__},
+            )
+    return Opened(message, unreadable=tuple(unreadable), **texts)

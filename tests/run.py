@@ -1,0 +1,168 @@
+"""The test command: install what the tests need, then run every check there is. Standard library only.
+
+    python3 tests/run.py [--list] [--only STEP ...] [-- PYTEST ARGUMENTS]
+
+With root on Debian it installs missing packages; elsewhere it says which tests are skipped. With CI=true nothing is
+skipped: a missing part is a failure.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+CI = os.environ.get("CI", "").lower() == "true"
+BIN = VENV / ("Scripts" if sys.platform == "win32" else "bin")
+PYTHON = str(BIN / "python")
+
+# What must be on PATH for all tests to run, and the Debian package that brings it.
+PROGRAMS = {
+    "mariadbd": "mariadb-server",
+    "redis-server": "redis-server",
+    "chromium": "chromium",
+    "openssl": "openssl",
+    "curl": "curl",
+    "mariadb_config": "libmariadb-dev",
+    "pkg-config": "pkg-config",
+    "gcc": "gcc",
+}
+CODE = ["certs_app", "ingest", "registry", "portal", "monitoring", "deploy", "msgsys_project", "wire", "manage.py"]
+OTHER_PYTHONS = ["3.12", "3.13"]
+
+
+def run(*command: str, **environment: str) -> None:
+    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, **environment})
+
+
+def install_packages() -> None:
+    """Install missing Debian packages when that is possible."""
+    missing = [package for program, package in PROGRAMS.items() if not _found(program)]
+    if not missing:
+        return
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        print(f"Not installed (no root on Debian here): {', '.join(missing)}")
+        return
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+    run("apt-get", "update", "-qq", **quiet)
+    run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, **quiet)
+
+
+def _found(program: str) -> bool:
+    return shutil.which(program, path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin") is not None
+
+
+def install_python() -> None:
+    """Make .venv and install the pinned requirements; mysqlclient where it can be compiled."""
+    _install(VENV, sys.executable, "requirements-dev.txt")
+    if _found("mariadb_config") and _found("gcc"):
+        run(PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", "requirements-mysql.txt")
+    elif CI:
+        sys.exit("mysqlclient cannot be compiled here: libmariadb-dev, gcc and pkg-config are needed")
+
+
+def _install(venv: Path, python: str, requirements: str) -> None:
+    interpreter = str(venv / BIN.name / "python")
+    if not Path(interpreter).exists():
+        run(python, "-m", "venv", str(venv))
+    run(interpreter, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements)
+
+
+def lint() -> None:
+    run(PYTHON, "-m", "ruff", "check", ".")
+    run(PYTHON, "-m", "ruff", "format", "--check", ".")
+
+
+def types() -> None:
+    run(PYTHON, "-m", "mypy", *CODE)
+
+
+def imports() -> None:
+    run(str(BIN / "lint-imports"))
+
+
+def fast() -> None:
+    run(PYTHON, "-m", "pytest", "-q", "-m", "not system", *EXTRA)
+
+
+def mariadb() -> None:
+    if not _found("mariadbd"):
+        _missing("mariadbd: the storage tests run on SQLite only")
+        return
+    run(PYTHON, "-m", "tests.mariadb", "--", PYTHON, "-m", "pytest", "-q", "registry", "portal", "certs_app", *EXTRA)
+
+
+def system() -> None:
+    run(PYTHON, "-m", "pytest", "-q", "-m", "system", *EXTRA)
+
+
+def other_pythons() -> None:
+    """Run the fast tests on each newer CPython that is found."""
+    for version in OTHER_PYTHONS:
+        interpreter = _interpreter(version)
+        if interpreter is None:
+            print(f"CPython {version} is not here: not tested on it")
+            continue
+        venv = ROOT / f".venv-{version}"
+        _install(venv, interpreter, "requirements-dev.txt")
+        run(str(venv / BIN.name / "python"), "-m", "pytest", "-q", "-m", "not system and not browser", *EXTRA)
+
+
+def _interpreter(version: str) -> str | None:
+    candidates = [shutil.which(f"python{version}")]
+    candidates += [str(path) for path in (Path.home() / ".pyenv" / "versions").glob(f"{version}*/bin/python{version}")]
+    for candidate in candidates:
+        # A shim on the path may find nothing behind it: ask.
+        if candidate and subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return candidate
+    return None
+
+
+def _missing(what: str) -> None:
+    if CI:
+        sys.exit(f"missing with CI=true: {what}")
+    print(f"SKIPPED, missing {what}")
+
+
+STEPS: dict[str, Callable[[], None]] = {
+    "packages": install_packages,
+    "python": install_python,
+    "lint": lint,
+    "types": types,
+    "imports": imports,
+    "fast": fast,
+    "mariadb": mariadb,
+    "system": system,
+    "other-pythons": other_pythons,
+}
+EXTRA: list[str] = []
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Run every check there is.")
+    parser.add_argument("--list", action="store_true", help="list the steps")
+    parser.add_argument("--only", nargs="+", choices=STEPS, metavar="STEP", help="run only these steps")
+    parser.add_argument("extra", nargs="*", help="arguments for pytest, after --")
+    options = parser.parse_args(arguments)
+    EXTRA.extend(options.extra)
+    if options.list:
+        print("\n".join(STEPS))
+        return
+    for name in options.only or STEPS:
+        print(f"\n=== {name}", flush=True)
+        started = time.monotonic()
+        try:
+            STEPS[name]()
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"=== {name} FAILED (exit code {error.returncode})")
+        print(f"=== {name} done in {time.monotonic() - started:.0f} s", flush=True)
+    print("\nEverything passed.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
