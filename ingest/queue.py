@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 import redis
 import redis.asyncio
+import redis.exceptions
 from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -170,7 +171,7 @@ def _not_full(answer: list[int]) -> list[int]:
 
 def problem_of(error: Exception) -> Problem:
     """Turn an error of Redis into the Problem the client gets."""
-    if isinstance(error, redis.ResponseError) and "OOM" in str(error):
+    if isinstance(error, redis.exceptions.OutOfMemoryError) or "OOM" in str(error):
         return queue_full()
     return retry_later("queue_unavailable", "The queue does not answer. Send the message again in a moment.", 5)
 

@@ -4,13 +4,13 @@ import functools
 from typing import Any
 from uuid import UUID
 
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpResponse
 from rest_framework.exceptions import ParseError
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
-from certs_app.middleware import peer_of
+from certs_app.rest import PeerView, caller
 from ingest.accepting import Answer, SyncAcceptor, batch_answer, single_answer
 from ingest.parsing import parse_batch, parse_single
 from ingest.registry_client import RegistryError, registry
@@ -22,15 +22,14 @@ def acceptor() -> SyncAcceptor:
     return SyncAcceptor()
 
 
-class _Accept(APIView):
+class _Accept(PeerView):
     """Accept what `parse` finds in the body, and answer with `respond`."""
 
     parse: Any
     respond: Any
 
     def post(self, request: Request) -> HttpResponse:
-        peer = peer_of(request._request)
-        assert peer is not None, "the middleware admits no request without a caller"
+        peer = caller(request)
         content_type = request.headers.get("Content-Type", "")
         parsed = self.parse(content_type, _body(request), peer.name, request.headers.get("Idempotency-Key"))
         intake, headers = acceptor().begin(peer, parsed)
@@ -54,12 +53,11 @@ class SubmitBatch(_Accept):
     respond = staticmethod(batch_answer)
 
 
-class MessageStatus(APIView):
+class MessageStatus(PeerView):
     """GET /messages/<id>: the caller's own message, its status and signed receipt, asked of the registry."""
 
     def get(self, request: Request, uid: UUID) -> Response:
-        peer = peer_of(request._request)
-        assert peer is not None, "the middleware admits no request without a caller"
+        peer = caller(request)
         try:
             found = registry().message(peer.name, uid)
         except RegistryError:
@@ -70,8 +68,6 @@ class MessageStatus(APIView):
 
 
 def _body(request: Request) -> bytes:
-    from django.core.exceptions import RequestDataTooBig
-
     try:
         return request._request.body
     except RequestDataTooBig:

@@ -23,9 +23,11 @@ class Opened:
     unreadable: tuple[str, ...]
 
     @property
-    def body_start(self) -> str:
-        """The body's first characters, on one line."""
-        line = " ".join((self.message_body or "")[: 4 * START_CHARACTERS].split())
+    def body_start(self) -> str | None:
+        """The body's first characters, on one line; None when it is unreadable."""
+        if self.message_body is None:
+            return None
+        line = " ".join(self.message_body[: 4 * START_CHARACTERS].split())
         return line if len(line) <= START_CHARACTERS else f"{line[:START_CHARACTERS].rstrip()}…"
 
 

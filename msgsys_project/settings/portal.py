@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from msgsys_project import environment as env
 from msgsys_project.settings.base import *  # noqa: F403  settings modules are read by Django as one namespace
-from msgsys_project.settings.base import BASE_DIR, SECRETS_DIR, certificate, ports, rest_framework
+from msgsys_project.settings.base import SECRETS_DIR, certificate, ports, rest_framework
 from msgsys_project.settings.database import *  # noqa: F403  as above
 
 ROLE = "portal"
@@ -66,7 +66,8 @@ TEMPLATES = [
     }
 ]
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "var" / "static"
+# Straight from the apps: there is no collectstatic step to forget.
+# Served from the packages themselves: there is no collectstatic step to forget.
 WHITENOISE_USE_FINDERS = True
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "messages"
