@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils.functional import cached_property
 
 from certs_app.models import Certificate, Crl, Issuer
-from portal.counting import CAP, Count, capped_count
+from portal.counting import Count, capped_count
 from portal.opening import open_message
 from registry.models import Message, StatusEvent
 
@@ -76,7 +76,18 @@ class LookOnly(_Admin):
 @admin.register(Message)
 class MessageAdmin(LookOnly):
     list_display = ("uid", "received_at", "client", "status", "stored_at")
-    shown = ("uid", "client", "certificate", "sender", "body", "reference", "sent_at", "received_at", "stored_at", "status")
+    shown = (
+        "uid",
+        "client",
+        "certificate",
+        "sender",
+        "body",
+        "reference",
+        "sent_at",
+        "received_at",
+        "stored_at",
+        "status",
+    )
 
     @admin.display(description="Sender number")
     def sender(self, message: Message) -> str | None:

@@ -16,7 +16,9 @@ def answer(request: HttpRequest, problem: Problem) -> HttpResponse:
 
 
 def malformed(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return answer(request, Problem("malformed_request", "The request cannot be understood. Check the address and try again."))
+    return answer(
+        request, Problem("malformed_request", "The request cannot be understood. Check the address and try again.")
+    )
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -24,11 +26,15 @@ def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return answer(request, Problem("not_found", "Check the address. A message that was sent just now may still be in the queue."))
+    return answer(
+        request, Problem("not_found", "Check the address. A message that was sent just now may still be in the queue.")
+    )
 
 
 def internal_error(request: HttpRequest) -> HttpResponse:
-    return answer(request, Problem("internal_error", "Nothing was changed. Try again; if it stays, tell your administrator."))
+    return answer(
+        request, Problem("internal_error", "Nothing was changed. Try again; if it stays, tell your administrator.")
+    )
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:

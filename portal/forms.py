@@ -33,7 +33,9 @@ class SearchForm(forms.Form):
         try:
             return cursors.read(text) if text else None
         except BadCursor:
-            raise ValidationError("This page of results is not valid any more. Search again.", code="bad_cursor") from None
+            raise ValidationError(
+                "This page of results is not valid any more. Search again.", code="bad_cursor"
+            ) from None
 
     def query(self) -> MessageQuery:
         """Return what the valid form asks for."""
