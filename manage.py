@@ -6,7 +6,13 @@ import os
 import sys
 
 # Each served role runs under its own settings, so that it cannot even name what it must not hold.
-SETTINGS_OF_ROLE = {"ingest": "ingest", "worker": "worker", "registry": "registry", "jobs": "registry", "portal": "portal"}
+SETTINGS_OF_ROLE = {
+    "ingest": "ingest",
+    "worker": "worker",
+    "registry": "registry",
+    "jobs": "registry",
+    "portal": "portal",
+}
 
 
 def place(arguments: list[str]) -> None:

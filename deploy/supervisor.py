@@ -16,6 +16,7 @@ BACK_OFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STABLE_AFTER = 60.0
 
 Process = subprocess.Popen[bytes]
+_NEW_GROUP = subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0
 
 
 @dataclass
@@ -41,7 +42,9 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                **_apart(),
+                # A group of their own: Ctrl-C is for the supervisor, which stops them in order.
+                creationflags=_NEW_GROUP,
+                start_new_session=True,
             )
         self.started_at = time.monotonic()
         self.restart_at = 0.0
@@ -75,13 +78,6 @@ class Child:
         if self.process.stdin is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
-
-
-def _apart() -> dict[str, object]:
-    """Start children in a group of their own: Ctrl-C is for the supervisor, which stops them in order."""
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
 
 
 class Supervisor:

@@ -63,4 +63,3 @@ def stop_leftover() -> bool:
     except redis.RedisError:
         return False
     return True
-

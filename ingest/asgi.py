@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 from django.core.asgi import get_asgi_application
@@ -17,6 +17,7 @@ from wire.problems import MEDIA_TYPE, Problem
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ALLOWED_ROLES = frozenset({"client"})
 
@@ -28,7 +29,7 @@ class Disconnected(Exception):
 class AcceptPath:
     """POST /submit and /submit/batch, without Django's handler: a middleware thread hop costs more than the work."""
 
-    def __init__(self, django: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, django: Application) -> None:
         self._django = django
         self._acceptor: AsyncAcceptor | None = None
         self._revocations = Revocations(settings.CRL_FILE)
@@ -98,4 +99,4 @@ async def _send(answer: Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-application = AcceptPath(get_asgi_application())
+application = AcceptPath(cast(Application, get_asgi_application()))

@@ -62,5 +62,11 @@ def registry_url(app_configs: Any, **options: Any) -> list[CheckMessage]:
     """The registry is reached by HTTPS only."""
     url = getattr(settings, "REGISTRY_URL", None)
     if url is not None and urlsplit(url).scheme != "https":
-        return [Error("MSGSYS_REGISTRY_URL must begin with https://.", hint="e.g. https://registry.example:8000", id="msgsys.E306")]
+        return [
+            Error(
+                "MSGSYS_REGISTRY_URL must begin with https://.",
+                hint="e.g. https://registry.example:8000",
+                id="msgsys.E306",
+            )
+        ]
     return []

@@ -9,7 +9,9 @@ MESSAGES = Counter("msgsys_ingest_messages_total", "Messages, by whether they we
 SECONDS = Histogram("msgsys_ingest_seconds", "Seconds to answer a submission.", buckets=_SECONDS)
 COMMIT_SECONDS = Histogram("msgsys_ingest_commit_seconds", "Seconds to seal and queue one group.", buckets=_SECONDS)
 GROUP_MESSAGES = Histogram(
-    "msgsys_ingest_group_messages", "Messages that shared one round trip.", buckets=(1, 2, 5, 10, 20, 50, 100, 500, 2000)
+    "msgsys_ingest_group_messages",
+    "Messages that shared one round trip.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 500, 2000),
 )
 
 DELIVERIES = Counter("msgsys_worker_envelopes_total", "Envelopes handled by the worker, by outcome.", ["outcome"])

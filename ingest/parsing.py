@@ -87,7 +87,9 @@ def _key(client: str, key: str | None) -> bytes | None:
     if key is None:
         return None
     if not 1 <= len(key) <= MAX_KEY_CHARACTERS or not key.isascii() or not key.isprintable():
-        raise Problem("malformed_request", f"An Idempotency-Key has 1 to {MAX_KEY_CHARACTERS} printable ASCII characters.")
+        raise Problem(
+            "malformed_request", f"An Idempotency-Key has 1 to {MAX_KEY_CHARACTERS} printable ASCII characters."
+        )
     return hashlib.sha256(f"{client}\0{key}".encode()).digest()
 
 

@@ -106,7 +106,8 @@ class AsyncQueue:
 
     async def claim(self, call: Call) -> list[bytes]:
         """Run CLAIM. Raises Problem."""
-        return await self._run(self._claim, call)
+        answers: list[bytes] = await self._run(self._claim, call)
+        return answers
 
     async def commit(self, call: Call) -> list[int]:
         """Run COMMIT. Raises Problem."""
@@ -130,7 +131,8 @@ class SyncQueue:
 
     def claim(self, call: Call) -> list[bytes]:
         """Run CLAIM. Raises Problem."""
-        return self._run(self._claim, call)
+        answers: list[bytes] = self._run(self._claim, call)
+        return answers
 
     def commit(self, call: Call) -> list[int]:
         """Run COMMIT. Raises Problem."""

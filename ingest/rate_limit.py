@@ -5,8 +5,6 @@ from wire.problems import Problem
 WINDOW = 60
 
 
-
-
 class RateLimiter:
     """Counts messages per client and minute. What other processes took is learned with each commit."""
 

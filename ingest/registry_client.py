@@ -131,7 +131,9 @@ class RegistryClient:
             context = self._contexts.current()
             if self._pool is None or context is not self._context:
                 timeout = urllib3.Timeout(connect=5, read=settings.REGISTRY_TIMEOUT)
-                self._pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=timeout, maxsize=16, block=True)
+                self._pool = urllib3.PoolManager(
+                    ssl_context=context, retries=False, timeout=timeout, maxsize=16, block=True
+                )
                 self._pool.pool_classes_by_scheme = {"https": _RegistryPool}
                 self._context = context
             return self._pool

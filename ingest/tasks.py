@@ -23,7 +23,9 @@ def deliver(task: "Task[Any, Any]", envelope_id: str, envelope: str) -> None:
         refused = isinstance(error, RegistryRefusesUs)
         metrics.DELIVERIES.labels("refused" if refused else "retried").inc()
         level = logging.ERROR if refused else logging.WARNING
-        logger.log(level, "the registry did not take an envelope", extra={"envelope": envelope_id, "reason": str(error)})
+        logger.log(
+            level, "the registry did not take an envelope", extra={"envelope": envelope_id, "reason": str(error)}
+        )
         raise task.retry(exc=error, countdown=settings.RETRY_SECONDS) from None
     if outcome.outcome == REJECTED:
         dead_letters.add(envelope_id, envelope, outcome.code)

@@ -11,7 +11,9 @@ from tests.running import Installation
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """`up`, running, shared by the tests of one module."""
-    installed = Installation(tmp_path_factory.mktemp("system"), {"MSGSYS_RETRY_SECONDS": "2", "MSGSYS_VISIBILITY_TIMEOUT": "6"})
+    installed = Installation(
+        tmp_path_factory.mktemp("system"), {"MSGSYS_RETRY_SECONDS": "2", "MSGSYS_VISIBILITY_TIMEOUT": "6"}
+    )
     try:
         installed.up("--no-demo")
         yield installed

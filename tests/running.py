@@ -116,7 +116,11 @@ class Installation:
         self.ready = json.loads((self.home / "ready.json").read_text(encoding="utf-8"))
 
     def serve(self, role: str) -> None:
+        """Start one role and, when it has a port, wait until it takes connections."""
         self.spawn(role, sys.executable, str(ROOT / "manage.py"), "serve", role)
+        port = {"registry": 8000, "ingest": 8001, "portal": 8080}.get(role)
+        if port:
+            eventually(lambda: not _free(port + self.offset), within=20)
 
     def stop(self, name: str, number: int = signal.SIGTERM, within: float = 10) -> int:
         process = self.processes.pop(name)

@@ -21,7 +21,9 @@ NUMBER = "+4915212345678"
 def sent(installation: Installation) -> dict:
     """One message, submitted by a real curl, and how it looks in the portal."""
     ready = installation.ready
-    body = json.dumps({"sender_number": NUMBER, "message_body": f"the {CANARY} word", "client_reference": CANARY + "ref"})
+    body = json.dumps(
+        {"sender_number": NUMBER, "message_body": f"the {CANARY} word", "client_reference": CANARY + "ref"}
+    )
     command = ["curl", "-sS", "--cacert", ready["ca"], "--cert", ready["client_cert"], "--key", ready["client_key"]]
     command += ["-H", "Content-Type: application/json", "-d", body, "-w", "\n%{http_code}", f"{ready['ingest']}/submit"]
     staff = installation.staff()
@@ -79,7 +81,7 @@ def test_the_row_is_in_the_table_and_sealed(installation, sent):
     with sqlite3.connect(f"file:{installation.ready['database']}?mode=ro", uri=True) as database:
         rows = database.execute("SELECT hex(uid), message_body FROM registry_message").fetchall()
     database.close()
-    found = {uid: body for uid, body in rows}
+    found = dict(rows)
     body = found[sent["id"].replace("-", "").upper()]
     assert body[0] == 1, "stored form version 1"
 

@@ -80,7 +80,7 @@ def test_a_worker_whose_certificate_is_refused_keeps_everything(services):
         accept(services, alice, "kept")
     services.manage("revoke_cert", "worker", "--reason", "superseded")
     services.serve("worker")
-    eventually(lambda: "msgsys_worker_envelopes_total{outcome=\"refused\"} 1" in _metrics(services), within=20)
+    eventually(lambda: 'msgsys_worker_envelopes_total{outcome="refused"} 1' in _metrics(services), within=20)
     assert bodies(services) == []
     services.stop("worker")
     # `up` issues what is missing, and this is how an operator would repair it.

@@ -144,7 +144,7 @@ def test_a_client_over_its_rate_is_told_when_to_come_back(people, valkey, accept
     refused = next(answer for answer in answers if answer.status == 429)
     assert refused.json()["code"] == "rate_limited"
     assert 1 <= int(refused.headers["retry-after"]) <= 60
-    assert 'q=3;w=60' in refused.headers["ratelimit-policy"]
+    assert "q=3;w=60" in refused.headers["ratelimit-policy"]
     assert ";r=0;" in refused.headers["ratelimit"]
 
 

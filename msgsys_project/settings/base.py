@@ -35,7 +35,9 @@ CRL_FILE = PKI_DIR / "crl.pem"
 CERTIFICATES_DIR = PKI_DIR / "certs"
 SECRETS_DIR = env.path("MSGSYS_SECRETS_DIR", HOME / "secrets", "Key files; readable by their owner only.")
 # The public half of the registry's sealing key: all that ingest needs to seal.
-SEALING_PUBLIC_FILE = env.path("MSGSYS_SEALING_PUBLIC_FILE", PKI_DIR / "sealing.json", "The registry's sealing keys, public.")
+SEALING_PUBLIC_FILE = env.path(
+    "MSGSYS_SEALING_PUBLIC_FILE", PKI_DIR / "sealing.json", "The registry's sealing keys, public."
+)
 
 HOST = env.text("MSGSYS_HOST", "127.0.0.1", "Address the servers listen on.")
 PORT_OFFSET = env.integer("MSGSYS_PORT_OFFSET", 0, "Added to every port, to run several side by side.", maximum=50000)

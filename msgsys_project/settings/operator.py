@@ -13,7 +13,7 @@ from msgsys_project.settings.registry import SEALING_KEY_FILE as SEALING_KEY_FIL
 
 ROLE = "operator"
 # A person has no certificate of a role: the checks of served roles are not theirs.
-SERVER_CERTIFICATE = None
+SERVER_CERTIFICATE = None  # type: ignore[assignment]  # the one role without
 
 ADMIN_USER = env.text("ADMIN_USER", "admin@example.com", "Name of the first portal administrator, made by `up`.")
 ADMIN_PASS = env.secret(

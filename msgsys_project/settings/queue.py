@@ -9,9 +9,12 @@ QUEUE_NAME = "deliver"
 DEAD_LETTER_QUEUE = f"{QUEUE_NAME}.dead"
 REDIS_TIMEOUT = 1.0
 
-_url = env.text(
-    "REDIS_URL", "", "Redis or Valkey, e.g. rediss://user@host:6379/0. Empty: the embedded Valkey that `up` starts."
-) or f"redis://127.0.0.1:{base.PORT_OFFSET + 6390}/0"
+_url = (
+    env.text(
+        "REDIS_URL", "", "Redis or Valkey, e.g. rediss://user@host:6379/0. Empty: the embedded Valkey that `up` starts."
+    )
+    or f"redis://127.0.0.1:{base.PORT_OFFSET + 6390}/0"
+)
 REDIS_PASSWORD = env.secret("REDIS_PASSWORD", base.SECRETS_DIR / "redis_password", "Password for REDIS_URL.")
 
 

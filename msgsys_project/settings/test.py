@@ -11,6 +11,8 @@ from msgsys_project.settings import ingest, registry
 from msgsys_project.settings.operator import *  # noqa: F403  settings modules are read by Django as one namespace
 from msgsys_project.settings.operator import INSTALLED_APPS
 from msgsys_project.settings.registry_api import *  # noqa: F403  as above
+from msgsys_project.settings.worker import RETRY_SECONDS as RETRY_SECONDS
+from msgsys_project.settings.worker import VISIBILITY_TIMEOUT as VISIBILITY_TIMEOUT
 
 ROLE = "operator"
 INSTALLED_APPS = [*INSTALLED_APPS, "ingest"]

@@ -12,10 +12,12 @@ handler403 = "portal.errors.forbidden"
 handler404 = "portal.errors.not_found"
 handler500 = "portal.errors.internal_error"
 
+login = LoginView.as_view(template_name="portal/login.html", redirect_authenticated_user=True)
+
 urlpatterns = [
     path("", views.MessageList.as_view(), name="messages"),
     path("messages/<uuid:uid>/", views.message_detail, name="message"),
-    path("login/", LoginView.as_view(template_name="portal/login.html", redirect_authenticated_user=True), name="login"),
+    path("login/", login, name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),
     path("api/token/", api.Token.as_view()),

@@ -16,7 +16,9 @@ class Command(BaseCommand):
     def handle(self, **options: Any) -> None:
         role = options["role"]
         if role != settings.ROLE:
-            raise CommandError(f"these settings are of role {settings.ROLE}: unset DJANGO_SETTINGS_MODULE to serve {role}")
+            raise CommandError(
+                f"these settings are of role {settings.ROLE}: unset DJANGO_SETTINGS_MODULE to serve {role}"
+            )
         if os.environ.get("MSGSYS_SUPERVISED"):
             stop_with_parent()
         serve(role)

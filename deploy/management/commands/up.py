@@ -25,7 +25,9 @@ class Command(BaseCommand):
         parser.add_argument("--home", metavar="DIR", help="folder for all state (default: MSGSYS_HOME, or var)")
         parser.add_argument("--port-offset", type=int, default=0, metavar="N", help="add N to every port")
         parser.add_argument("--no-demo", action="store_true", help="do not send the demo message")
-        parser.add_argument("--ready-file", type=Path, metavar="FILE", help="write URLs, paths, login and pids here (JSON)")
+        parser.add_argument(
+            "--ready-file", type=Path, metavar="FILE", help="write URLs, paths, login and pids here (JSON)"
+        )
 
     def handle(self, **options: Any) -> None:
         self.stop = threading.Event()
