@@ -4,7 +4,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, register
+from django.core.checks import Warning as CheckWarning
 
 from certs_app import checks as _certificate_checks  # noqa: F401  certs_app is no installed app here
 from certs_app.sealing_keys import SealingKeyError, load_public
@@ -25,7 +26,7 @@ def queue_url(app_configs: Any, **options: Any) -> list[CheckMessage]:
         hint = "Use rediss://: without TLS, envelope ids and the password travel in the clear."
         return [Error("REDIS_URL leaves this machine without TLS.", hint=hint, id="msgsys.E302")]
     if not settings.REDIS_PASSWORD and not parts.password:
-        return [Warning("Redis has no password.", hint="Set REDIS_PASSWORD_FILE.", id="msgsys.W303")]
+        return [CheckWarning("Redis has no password.", hint="Set REDIS_PASSWORD_FILE.", id="msgsys.W303")]
     return []
 
 

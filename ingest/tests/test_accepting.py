@@ -5,11 +5,14 @@ import time
 from uuid import UUID
 
 import pytest
+from cryptography import x509
+from django.conf import settings
 
+from certs_app.sealing_keys import load_private
 from ingest.tests.conftest import Call
 from ingest.tests.malformed import GOOD, but
-from registry import envelopes
 from wire import envelope
+from wire.messages import decode_list
 
 
 def queued(valkey) -> list[dict]:
@@ -18,8 +21,9 @@ def queued(valkey) -> list[dict]:
     for entry in valkey.client.lrange("deliver", 0, -1):
         (_, sealed), _, _ = json.loads(json.loads(entry)["body"])
         one = envelope.parse(base64.b64decode(sealed))
-        envelopes.Signers.of([one]).check(one)
-        found.append(envelopes.read(one))
+        signer = x509.load_pem_x509_certificates(settings.CLIENT_CERTIFICATE["certificate"].read_bytes())[0]
+        one.verify(signer.public_key())
+        found.append(decode_list(one.open(load_private(settings.SEALING_KEY_FILE)[one.key_id])))
     return found
 
 

@@ -33,8 +33,8 @@ MIDDLEWARE = [
     "certs_app.middleware.AllowedMethods",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
-    # Below WhiteNoise, which answers for static files: these may be kept.
+    "portal.static_files.StaticFiles",
+    # Below the static files: these may be kept.
     "portal.middleware.NeverStored",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

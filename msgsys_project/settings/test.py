@@ -7,12 +7,10 @@ os.environ.setdefault("MSGSYS_HOME", tempfile.mkdtemp(prefix="msgsys-test-"))
 os.environ.setdefault("SECRET_KEY", "only for tests, which sign nothing that lasts")
 os.environ.setdefault("JWT_SECRET", "only for tests, which sign nothing that lasts")
 
-from msgsys_project.settings import ingest, registry
+from msgsys_project.settings import ingest, registry, worker
 from msgsys_project.settings.operator import *  # noqa: F403  settings modules are read by Django as one namespace
 from msgsys_project.settings.operator import INSTALLED_APPS
 from msgsys_project.settings.registry_api import *  # noqa: F403  as above
-from msgsys_project.settings.worker import RETRY_SECONDS as RETRY_SECONDS
-from msgsys_project.settings.worker import VISIBILITY_TIMEOUT as VISIBILITY_TIMEOUT
 
 ROLE = "operator"
 INSTALLED_APPS = [*INSTALLED_APPS, "ingest"]
@@ -20,4 +18,6 @@ INSTALLED_APPS = [*INSTALLED_APPS, "ingest"]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 RATE_LIMIT_PER_MINUTE = 0
 SERVER_CERTIFICATE = registry.SERVER_CERTIFICATE
+RETRY_SECONDS = worker.RETRY_SECONDS
+VISIBILITY_TIMEOUT = worker.VISIBILITY_TIMEOUT
 CLIENT_CERTIFICATE = ingest.CLIENT_CERTIFICATE
