@@ -22,7 +22,7 @@ def place(arguments: list[str]) -> None:
     parser.add_argument("--port-offset")
     given, _ = parser.parse_known_args(arguments)
     if given.home:
-        os.environ["MSGSYS_HOME"] = given.home
+        os.environ["MSGSYS_HOME"] = os.path.abspath(given.home)  # noqa: PTH100  no resolving of links
     if given.port_offset:
         os.environ["MSGSYS_PORT_OFFSET"] = given.port_offset
 

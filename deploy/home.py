@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.utils import timezone
 
@@ -26,6 +27,10 @@ from registry.models import Message
 
 class HalfMade(Exception):
     """The home lacks something that cannot be made anew without losing data. The message says what to restore."""
+
+
+class Unusable(Exception):
+    """A setting cannot be used. The message says which, and why."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ CERTIFICATES = [
 
 
 def prepare(report: Callable[[str], None]) -> Administrator:
-    """Make what is missing, saying what is made. Raises HalfMade."""
+    """Make what is missing, saying what is made. Raises HalfMade, Unusable."""
     home: Path = settings.HOME
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     _make_database()
@@ -151,7 +156,10 @@ def _make_administrator(report: Callable[[str], None]) -> Administrator:
         if generated:
             password = secrets.token_urlsafe(15)
             write_secret(file, password.encode())
-        create_staff(settings.ADMIN_USER, password, admin=True)
+        try:
+            create_staff(settings.ADMIN_USER, password, admin=True)
+        except ValidationError as error:
+            raise Unusable(f"ADMIN_PASS cannot be used: {' '.join(error.messages)}") from None
         report(f"made the administrator {settings.ADMIN_USER}")
     return Administrator(settings.ADMIN_USER, password, generated)
 

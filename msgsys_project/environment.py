@@ -68,7 +68,5 @@ def secret(name: str, file: Path, help: str) -> str:
 
 load_dotenv(os.environ.get("MSGSYS_ENV_FILE") or BASE_DIR / ".env", override=False, encoding="utf-8")
 
-HOME = Path(
-    text("MSGSYS_HOME", str(BASE_DIR / "var"), "Folder for all state: keys, certificates, database, queue, logs.")
-).absolute()
-DECLARED["MSGSYS_HOME"] = DECLARED["MSGSYS_HOME"]._replace(default="var")
+# A relative one is relative to the project, wherever a command is run from.
+HOME = BASE_DIR / text("MSGSYS_HOME", "var", "Folder for all state: keys, certificates, database, queue, logs.")

@@ -10,7 +10,7 @@ from registry.models import Message
 _SALT = "portal.cursor"
 
 
-class BadCursor(ValueError):
+class CursorError(ValueError):
     """The text is no cursor that this portal made."""
 
 
@@ -27,10 +27,10 @@ def after(message: Message) -> str:
 
 
 def read(text: str) -> Position:
-    """Read a cursor. Raises BadCursor."""
+    """Read a cursor. Raises CursorError."""
     try:
         received_at, row_id = Signer(salt=_SALT).unsign_object(text)
         return Position(datetime.fromisoformat(received_at), row_id)
     except (BadSignature, ValueError):
         # ValueError: characters that cannot even be encoded to check a signature.
-        raise BadCursor("this is not a cursor of this portal") from None
+        raise CursorError("this is not a cursor of this portal") from None

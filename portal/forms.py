@@ -4,9 +4,9 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from portal import cursors, senders
-from portal.cursors import BadCursor, Position
+from portal.cursors import CursorError, Position
 from portal.queries import MessageQuery
-from portal.senders import BadNumber
+from portal.senders import NumberError
 
 
 class SearchForm(forms.Form):
@@ -25,14 +25,14 @@ class SearchForm(forms.Form):
     def clean_sender(self) -> str:
         try:
             return senders.normalise(self.cleaned_data["sender"])
-        except BadNumber as error:
+        except NumberError as error:
             raise ValidationError(str(error), code="bad_number") from None
 
     def clean_cursor(self) -> Position | None:
         text = self.cleaned_data["cursor"]
         try:
             return cursors.read(text) if text else None
-        except BadCursor:
+        except CursorError:
             raise ValidationError(
                 "This page of results is not valid any more. Search again.", code="bad_cursor"
             ) from None

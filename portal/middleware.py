@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 
 
 class NeverStored:
-    """Keep pages out of every cache, the browser's included. Stands below WhiteNoise, so static files may be kept."""
+    """Keep pages out of every cache, the browser's included. Stands below the static files, which may be kept."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

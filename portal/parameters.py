@@ -7,9 +7,9 @@ from typing import Any
 from django.utils.dateparse import parse_datetime
 
 from portal import cursors, senders
-from portal.cursors import BadCursor, Position
+from portal.cursors import CursorError, Position
 from portal.queries import MessageQuery
-from portal.senders import BadNumber
+from portal.senders import NumberError
 from registry.models import PROGRESS
 from wire.problems import FieldError, Problem
 
@@ -17,7 +17,7 @@ MAX_LIMIT = 200
 MAX_CLIENT_CHARACTERS = 64
 
 
-class _Refused(Exception):
+class _BadValueError(Exception):
     """One value breaks its rule: (code, detail)."""
 
 
@@ -28,9 +28,9 @@ def read(given: Mapping[str, Any], fields: Sequence[str]) -> MessageQuery:
     for name, value in given.items():
         try:
             if name not in fields:
-                raise _Refused("unknown_field", f"there is no such field here; fields are {', '.join(fields)}")
+                raise _BadValueError("unknown_field", f"there is no such field here; fields are {', '.join(fields)}")
             values[name] = _READERS[name](value) if value is not None else None
-        except _Refused as refused:
+        except _BadValueError as refused:
             errors.append(FieldError(_printable(name), *refused.args))
     if errors:
         raise Problem("invalid_request", "The search breaks the rules listed in errors.", errors)
@@ -43,27 +43,27 @@ def _printable(name: str) -> str:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise _Refused("not_a_string", "this field is a string")
+        raise _BadValueError("not_a_string", "this field is a string")
     return value
 
 
 def _sender(value: Any) -> str:
     try:
         return senders.normalise(_text(value))
-    except BadNumber as error:
-        raise _Refused("not_a_number", str(error)) from None
+    except NumberError as error:
+        raise _BadValueError("not_a_number", str(error)) from None
 
 
 def _status(value: Any) -> str:
     if _text(value) not in PROGRESS:
-        raise _Refused("unknown_status", f"a status is one of {', '.join(PROGRESS)}")
+        raise _BadValueError("unknown_status", f"a status is one of {', '.join(PROGRESS)}")
     return str(value)
 
 
 def _client(value: Any) -> str:
     text = _text(value)
     if not 1 <= len(text) <= MAX_CLIENT_CHARACTERS or not text.isprintable():
-        raise _Refused("bad_client", f"a client's name has 1 to {MAX_CLIENT_CHARACTERS} printable characters")
+        raise _BadValueError("bad_client", f"a client's name has 1 to {MAX_CLIENT_CHARACTERS} printable characters")
     return text
 
 
@@ -74,7 +74,7 @@ def _moment(value: Any) -> datetime:
             return moment.astimezone(UTC)
     except (ValueError, OverflowError):
         pass  # told below, like a text that is no time at all
-    raise _Refused("not_rfc3339", "write the time as RFC 3339 with its offset, e.g. 2026-01-31T12:00:00Z")
+    raise _BadValueError("not_rfc3339", "write the time as RFC 3339 with its offset, e.g. 2026-01-31T12:00:00Z")
 
 
 def _limit(value: Any) -> int:
@@ -82,15 +82,17 @@ def _limit(value: Any) -> int:
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_LIMIT:
-        raise _Refused("bad_limit", f"limit is a whole number from 1 to {MAX_LIMIT}")
+        raise _BadValueError("bad_limit", f"limit is a whole number from 1 to {MAX_LIMIT}")
     return value
 
 
 def _cursor(value: Any) -> Position:
     try:
         return cursors.read(_text(value))
-    except BadCursor:
-        raise _Refused("bad_cursor", "give back the `next` of the page before, unchanged, or leave it out") from None
+    except CursorError:
+        raise _BadValueError(
+            "bad_cursor", "give back the `next` of the page before, unchanged, or leave it out"
+        ) from None
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_safe
 from django.views.generic import View
 
 from portal import cursors, errors
-from portal.cursors import BadCursor
+from portal.cursors import CursorError
 from portal.forms import SearchForm
 from portal.opening import open_message
 from portal.queries import MessageQuery
@@ -27,7 +27,7 @@ class MessageList(View):
         cursor = request.GET.get("cursor")
         try:
             query = MessageQuery(cursor=cursors.read(cursor) if cursor else None)
-        except BadCursor:
+        except CursorError:
             detail = "This link to older messages is not valid. Start again from the newest ones."
             return errors.answer(request, Problem("malformed_request", detail))
         return render(request, LIST, {"form": SearchForm(), "query": query, "page": query.page()})

@@ -1,11 +1,14 @@
 """The registry and its jobs: the database, the data keys, the sealing key, the issuing CA. No queue."""
 
+import os
+
 from msgsys_project import environment as env
 from msgsys_project.settings.base import *  # noqa: F403  settings modules are read by Django as one namespace
 from msgsys_project.settings.base import SECRETS_DIR, certificate, ports, rest_framework
 from msgsys_project.settings.database import *  # noqa: F403  as above
 
-ROLE = env.text("MSGSYS_ROLE", "registry", "Set by `serve`: registry, or jobs for the periodic work.")
+# Set by `serve`: the jobs process does its periodic work under these settings, too.
+ROLE = "jobs" if os.environ.get("MSGSYS_ROLE") == "jobs" else "registry"
 PORT, METRICS_PORT = ports("jobs" if ROLE == "jobs" else "registry")
 ROOT_URLCONF = "msgsys_project.urls.registry"
 ASGI_APPLICATION = "msgsys_project.asgi.application"

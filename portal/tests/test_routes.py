@@ -92,8 +92,8 @@ def test_nothing_that_is_shown_can_be_changed_even_by_an_administrator(anyone: C
             ):
                 anyone.force_login(_administrator())
                 answer = getattr(anyone, method)(path, json.dumps(data), content_type="application/json")
-                assert answer.status_code < 500
-                assert anyone.post(path, data).status_code < 500
+                assert answer.status_code != 500
+                assert anyone.post(path, data).status_code != 500
     assert _everything() == before
 
 

@@ -45,6 +45,8 @@ class Command(BaseCommand):
             self.administrator = home.prepare(lambda line: self.say(f"  {line}"))
         except home.HalfMade as error:
             raise CommandError(f"{settings.HOME} is half made: {error}") from None
+        except home.Unusable as error:
+            raise CommandError(str(error)) from None
         self.ready_file: Path | None = options["ready_file"]
         self.supervisor = Supervisor(self.say, self._changed)
         try:
