@@ -24,7 +24,7 @@ def roles(*allowed: str) -> Callable[[View], View]:
         raise ValueError(f"unknown roles: {', '.join(sorted(unknown))}")
 
     def mark(view: View) -> View:
-        view.allowed_roles = frozenset(allowed)  # type: ignore[attr-defined]  views carry marks, as csrf_exempt does
+        view.allowed_roles = frozenset(allowed)  # type: ignore[attr-defined]  # views carry marks, as csrf_exempt does
         return view
 
     return mark
@@ -33,7 +33,9 @@ def roles(*allowed: str) -> Callable[[View], View]:
 def admit(peer: Peer | None, allowed: frozenset[str], revocations: Revocations) -> Peer:
     """Return the caller, or raise the Problem that refuses it."""
     if peer is None:
-        raise Problem("certificate_required", "Call with a client certificate of this system's CA (curl --cert, --key).")
+        raise Problem(
+            "certificate_required", "Call with a client certificate of this system's CA (curl --cert, --key)."
+        )
     revocations.check(peer, timezone.now())
     if peer.role not in allowed:
         wanted = ", ".join(sorted(allowed)) or "nobody"

@@ -31,7 +31,9 @@ def init_ca(now: datetime) -> None:
     root_key, issuing_key = ca_keys.create(Issuer.ROOT), ca_keys.create(Issuer.ISSUING)
     root_name, issuing_name = _subject("Root CA"), _subject("Issuing CA")
     root = _certificate(root_name, root_key.public_key(), root_name, root_key, now, ROOT_LIFE, path_length=1)
-    issuing = _certificate(issuing_name, issuing_key.public_key(), root_name, root_key, now, ISSUING_LIFE, path_length=0)
+    issuing = _certificate(
+        issuing_name, issuing_key.public_key(), root_name, root_key, now, ISSUING_LIFE, path_length=0
+    )
     with transaction.atomic():
         for name, certificate in ((Issuer.ROOT, root), (Issuer.ISSUING, issuing)):
             Issuer.objects.create(
@@ -39,8 +41,8 @@ def init_ca(now: datetime) -> None:
                 der=certificate.public_bytes(Encoding.DER),
                 not_after=certificate.not_valid_after_utc,
             )
-    write_atomic(settings.CA_FILE, ca_bundle())
-    revocation_lists.publish(now)
+        write_atomic(settings.CA_FILE, ca_bundle())
+        revocation_lists.publish(now)
 
 
 def ca_bundle() -> bytes:

@@ -7,7 +7,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, register
+from django.core.checks import Warning as CheckWarning
 from django.utils import timezone
 
 from certs_app.files import UnsafeFile, read_secret
@@ -38,12 +39,14 @@ def _check_pair(certificate_file: Path, key_file: Path) -> list[CheckMessage]:
         return [Error(f"The private key {key_file} cannot be used: {error}", hint=INIT, id="msgsys.E102")]
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
-        return [Error(f"{key_file} is not the key of {certificate_file}.", hint="Issue the pair again.", id="msgsys.E103")]
+        return [
+            Error(f"{key_file} is not the key of {certificate_file}.", hint="Issue the pair again.", id="msgsys.E103")
+        ]
     left = certificate.not_valid_after_utc - timezone.now()
     if left.total_seconds() <= 0:
         return [Error(f"The certificate {certificate_file} has expired.", hint="Issue it again.", id="msgsys.E104")]
     if left.days < 14:
-        return [Warning(f"The certificate {certificate_file} expires in {left.days} days.", id="msgsys.W105")]
+        return [CheckWarning(f"The certificate {certificate_file} expires in {left.days} days.", id="msgsys.W105")]
     return []
 
 
@@ -68,9 +71,11 @@ def _check_list(authority: x509.Certificate, lists: list[x509.CertificateRevocat
     own = next((crl for crl in lists if crl.issuer == authority.subject), None)
     hint = "Run `manage.py publish_crl`."
     if own is None:
-        return [Error(f"There is no revocation list of {name}: every handshake would fail.", hint=hint, id="msgsys.E108")]
+        return [
+            Error(f"There is no revocation list of {name}: every handshake would fail.", hint=hint, id="msgsys.E108")
+        ]
     try:
-        valid = own.is_signature_valid(authority.public_key())  # type: ignore[arg-type]  CA keys are EC
+        valid = own.is_signature_valid(authority.public_key())  # type: ignore[arg-type]  # CA keys are EC
     except (InvalidSignature, TypeError):
         valid = False
     if not valid:

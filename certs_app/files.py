@@ -4,6 +4,7 @@ import os
 import stat
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 _MAX_SECRET_BYTES = 1 << 20
@@ -19,23 +20,34 @@ def read_secret(path: Path) -> bytes:
     Symbolic links are followed (Kubernetes mounts secrets as links): what counts is the file behind them.
     Raises UnsafeFile.
     """
+    descriptor = _open(path)
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
-        raise UnsafeFile(f"{path} does not exist") from None
-    except PermissionError:
-        raise UnsafeFile(f"{path} cannot be read by this user") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeFile(f"{path} is not a regular file")
         # On Windows the mode bits say nothing; there the folder's ACL protects the file.
         if sys.platform != "win32":
             _check_owner_only(path, status)
-        content = file.read(_MAX_SECRET_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(_MAX_SECRET_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > _MAX_SECRET_BYTES:
         raise UnsafeFile(f"{path} is larger than {_MAX_SECRET_BYTES} bytes: not a key file")
     return content
+
+
+def _open(path: Path) -> int:
+    # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
+    flags = [getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINARY", "O_NONBLOCK")]
+    try:
+        return os.open(path, sum(flags, os.O_RDONLY))
+    except FileNotFoundError:
+        raise UnsafeFile(f"{path} does not exist") from None
+    except PermissionError:
+        raise UnsafeFile(f"{path} cannot be read by this user") from None
+    except OSError as error:
+        raise UnsafeFile(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _check_owner_only(path: Path, status: os.stat_result) -> None:
@@ -58,15 +70,53 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(mode)
-        temporary.replace(path)
+        _replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename over `path`. Windows refuses while somebody reads the old file: try again for a second."""
+    deadline = time.monotonic() + 1
+    while True:
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut: the name is in the folder, and the folder is a file of its own."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_secret(path: Path, content: bytes, *, replace: bool = False) -> None:
     """Write a private file (mode 0600 in a 0700 folder). Raises FileExistsError unless `replace`."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not replace and path.exists():
-        raise FileExistsError(f"{path} exists already and is not overwritten")
-    write_atomic(path, content, mode=0o600)
+    if not replace:
+        _reserve(path)
+    try:
+        write_atomic(path, content, mode=0o600)
+    except BaseException:
+        if not replace:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _reserve(path: Path) -> None:
+    """Create the file, empty. Of two who try at once, one fails: asking `exists()` first would let both through."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        raise FileExistsError(f"{path} exists already and is not overwritten") from None

@@ -38,7 +38,7 @@ class Peer:
         try:
             certificate = x509.load_der_x509_certificate(der)
             role, name = spiffe_identity(certificate, trust_domain)
-        except ValueError as error:
+        except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
             raise IdentityError("the certificate cannot be read") from error
         return cls(
             role=role,

@@ -1,11 +1,13 @@
 """Issue certificates. The role's profile decides what goes in; of a CSR only its public key is taken."""
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
@@ -18,6 +20,11 @@ from certs_app.authority import BACKDATE
 from certs_app.identity import NAME_PATTERN, serial_hex, spiffe_uri
 from certs_app.models import Certificate, Issuer
 from certs_app.profiles import EKU, MAX_DAYS, PROFILES, SERVER
+
+# Letters, digits and inner dashes (RFC 5280 §4.2.1.6); the library would take any ASCII text.
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*", re.IGNORECASE)
+_ADDRESS_LIKE = re.compile(r"[0-9.]+")
 
 _PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
@@ -51,7 +58,7 @@ class Issued:
 def issue(request: Request, now: datetime) -> Issued:
     """Issue a certificate. Raises IssuingRefused, CaKeyError."""
     usage, days = _judge(request)
-    issuer = _issuing_ca()
+    issuer = _issuing_ca(now)
     key = None if request.csr else ec.generate_private_key(ca_keys.CURVE())
     public_key = key.public_key() if key else _key_of_csr(request.csr)
     fingerprint = _spki_sha256(public_key)
@@ -93,22 +100,30 @@ def _judge(request: Request) -> tuple[str, int]:
     return usage, days
 
 
-def _issuing_ca() -> Issuer:
+def _issuing_ca(now: datetime) -> Issuer:
     issuer = Issuer.objects.filter(name=Issuer.ISSUING).first()
     if issuer is None:
         raise IssuingRefused("there is no CA yet: run `manage.py init_ca` first")
+    if issuer.not_after <= now:
+        raise IssuingRefused(f"the issuing CA expired on {issuer.not_after:%Y-%m-%d}")
     return issuer
 
 
 def _key_of_csr(pem: bytes) -> _PublicKey:
     try:
         csr = x509.load_pem_x509_csr(pem)
-        public_key = csr.public_key()
+        public_key = _acceptable(csr.public_key())
+        signed_by_its_key = csr.is_signature_valid
     except ValueError as error:
         raise IssuingRefused("the CSR cannot be read: it must be PEM (PKCS #10)") from error
-    if not csr.is_signature_valid:
+    except UnsupportedAlgorithm as error:
+        raise IssuingRefused(f"the CSR uses an algorithm that is not accepted: {_KEYS}") from error
+    if not signed_by_its_key:
         raise IssuingRefused("the CSR's signature does not fit its key")
-    return _acceptable(public_key)
+    return public_key
+
+
+_KEYS = "keys are EC P-256 or P-384, Ed25519, or RSA of 3072 to 8192 bits"
 
 
 def _acceptable(public_key: CertificatePublicKeyTypes) -> _PublicKey:
@@ -118,7 +133,7 @@ def _acceptable(public_key: CertificatePublicKeyTypes) -> _PublicKey:
         return public_key
     if isinstance(public_key, ed25519.Ed25519PublicKey):
         return public_key
-    raise IssuingRefused("keys are EC P-256 or P-384, Ed25519, or RSA of 3072 to 8192 bits")
+    raise IssuingRefused(_KEYS)
 
 
 def _spki_sha256(public_key: _PublicKey) -> str:
@@ -176,9 +191,17 @@ def _sign(
 def _names(request: Request) -> list[x509.GeneralName]:
     uri = spiffe_uri(settings.TRUST_DOMAIN, request.role, request.name)
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
+    names += [x509.DNSName(_host_name(name)) for name in request.dns]
     try:
-        names += [x509.DNSName(name) for name in request.dns]
         names += [x509.IPAddress(ipaddress.ip_address(address)) for address in request.ip]
     except ValueError as error:
-        raise IssuingRefused(f"a host name or address cannot be used: {error}") from error
+        raise IssuingRefused(f"an address cannot be used: {error}") from error
     return names
+
+
+def _host_name(name: str) -> str:
+    if _ADDRESS_LIKE.fullmatch(name):
+        raise IssuingRefused(f"{name!r} is an address, no host name: clients look for it among the addresses")
+    if not _HOST_NAME.fullmatch(name):
+        raise IssuingRefused(f"{name!r} is no host name: use letters, digits, dashes and dots, and no wildcard")
+    return name.lower()

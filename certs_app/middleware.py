@@ -48,7 +48,9 @@ class PeerRequired:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         return self.get_response(request)
 
-    def process_view(self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any) -> HttpResponse | None:
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., Any], args: Any, kwargs: Any
+    ) -> HttpResponse | None:
         try:
             admit(peer_of(request), getattr(view, "allowed_roles", frozenset()), self.revocations)
         except Problem as problem:

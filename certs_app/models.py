@@ -91,7 +91,9 @@ class Crl(models.Model):
     der = models.BinaryField()
 
     class Meta:
-        constraints: ClassVar = [models.UniqueConstraint(fields=["issuer", "number"], name="crl_number_unique_per_issuer")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["issuer", "number"], name="crl_number_unique_per_issuer")
+        ]
 
     def __str__(self) -> str:
         return f"CRL {self.number} of the {self.issuer}"

@@ -1,5 +1,7 @@
 """Problem details as Django and DRF answers."""
 
+import math
+
 from django.http import HttpRequest, HttpResponse
 from django.http.response import Http404
 from rest_framework import exceptions
@@ -46,9 +48,8 @@ def _problem_of(error: Exception) -> Problem | None:
         return None
     for kind, code in _OF_DRF:
         if isinstance(error, kind):
-            headers = {}
-            if isinstance(error, exceptions.Throttled) and error.wait:
-                headers["Retry-After"] = str(int(error.wait) + 1)
+            wait = getattr(error, "wait", None)  # only Throttled has one
+            headers = {"Retry-After": str(math.ceil(wait))} if wait else {}
             return Problem(code, _sentence(error), headers=headers)
     return None
 
@@ -65,11 +66,15 @@ def _plain(detail: object) -> str:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return ProblemResponse(Problem("not_found", "There is nothing at this address. docs/http-api.md lists what there is."))
+    return ProblemResponse(
+        Problem("not_found", "There is nothing at this address. docs/http-api.md lists what there is.")
+    )
 
 
 def malformed(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return ProblemResponse(Problem("malformed_request", "The request cannot be understood: check its headers and path."))
+    return ProblemResponse(
+        Problem("malformed_request", "The request cannot be understood: check its headers and path.")
+    )
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -77,5 +82,6 @@ def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def internal_error(request: HttpRequest) -> HttpResponse:
-    return ProblemResponse(Problem("internal_error", "Nothing was changed by this request that was not answered. Try again."))
-
+    return ProblemResponse(
+        Problem("internal_error", "Nothing was changed by this request that was not answered. Try again.")
+    )

@@ -11,17 +11,21 @@ from cryptography import x509
 from certs_app.identity import Peer, serial_hex
 from wire.problems import Problem
 
-FileIdentity = tuple[int, int, int]
+FileIdentity = tuple[int, ...]
 
 
 def file_identity(path: Path) -> FileIdentity:
-    """Tell one version of a file from the next. Raises OSError."""
+    """Tell one version of a file from the next. Raises OSError.
+
+    The change time is in it because a `chmod` that cures a refused key file changes nothing else.
+    """
     status = path.stat()
-    return status.st_mtime_ns, status.st_ino, status.st_size
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
 
 @dataclass(frozen=True)
 class _Snapshot:
+    issuers: frozenset[bytes]
     revoked: frozenset[tuple[bytes, str]]
     next_update: datetime
 
@@ -40,7 +44,7 @@ class Revocations:
     def check(self, peer: Peer, now: datetime) -> None:
         """Raise Problem when `peer` may no longer be served; fail closed when that cannot be known."""
         snapshot = self._current()
-        if snapshot is None or snapshot.next_update <= now:
+        if snapshot is None or snapshot.next_update <= now or peer.issuer not in snapshot.issuers:
             raise Problem(
                 "revocation_unknown",
                 "The revocation list is missing or out of date, so no certificate can be trusted. "
@@ -53,7 +57,8 @@ class Revocations:
 
     def _current(self) -> _Snapshot | None:
         moment = time.monotonic()
-        if moment - self._looked < self._look_every:
+        # Until the first list is read, everybody waits for it: an answer without one would refuse a good caller.
+        if self._snapshot is not None and moment - self._looked < self._look_every:
             return self._snapshot
         with self._lock:
             self._looked = moment
@@ -69,18 +74,24 @@ class Revocations:
 
 
 def _read(file: Path) -> _Snapshot:
+    issuers: set[bytes] = set()
     revoked: set[tuple[bytes, str]] = set()
     next_updates: list[datetime] = []
     for block in pem_blocks(file.read_bytes()):
         crl = x509.load_pem_x509_crl(block)
         issuer = crl.issuer.public_bytes()
+        issuers.add(issuer)
         revoked.update((issuer, serial_hex(entry.serial_number)) for entry in crl)
         next_updates.append(crl.next_update_utc or datetime.min.replace(tzinfo=UTC))
     if not next_updates:
         raise ValueError("the file holds no revocation list")
-    return _Snapshot(frozenset(revoked), min(next_updates))
+    return _Snapshot(frozenset(issuers), frozenset(revoked), min(next_updates))
 
 
 def pem_blocks(content: bytes) -> list[bytes]:
-    end = b"-----END X509 CRL-----"
-    return [block + end + b"\n" for block in content.split(end)[:-1]]
+    """Split a file of lists. Raises ValueError when the last one is cut short: it may be the one that matters."""
+    begin, end = b"-----BEGIN X509 CRL-----", b"-----END X509 CRL-----"
+    *blocks, rest = content.split(end)
+    if begin in rest:
+        raise ValueError("the last revocation list is cut short")
+    return [block + end + b"\n" for block in blocks]

@@ -1,5 +1,6 @@
 """Revoke certificates and publish revocation lists (RFC 5280 §5), numbered under a row lock."""
 
+import logging
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -11,6 +12,8 @@ from django.db import transaction
 from certs_app import ca_keys
 from certs_app.files import write_atomic
 from certs_app.models import REASONS, Certificate, CertificateQuerySet, Crl, Issuer
+
+logger = logging.getLogger(__name__)
 
 # A list "from the future" locks everybody out whose clock runs behind.
 BACKDATE = timedelta(minutes=1)
@@ -38,10 +41,8 @@ def publish(now: datetime) -> Crl:
     """Issue a new list of the issuing CA, renew the root's when due, and write the file that servers read."""
     with transaction.atomic():
         issuing = Issuer.objects.select_for_update().get(name=Issuer.ISSUING)
-        root = Issuer.objects.get(name=Issuer.ROOT)
         crl = _new_list(issuing, now, timedelta(hours=settings.CRL_HOURS))
-        if _root_list_due(root, now):
-            _new_list(root, now, ROOT_LIST_LIFE)
+        _renew_root_list(now)
         transaction.on_commit(write_file)
     return crl
 
@@ -63,9 +64,24 @@ def bundle() -> bytes:
     return b"".join(crl.public_bytes(Encoding.PEM) for crl in lists)
 
 
-def _root_list_due(root: Issuer, now: datetime) -> bool:
+def _renew_root_list(now: datetime) -> None:
+    """Renew the root's list when a third of its life is left.
+
+    Its key is meant to be offline: without it, the old list goes on and the issuing CA's lists must not stop.
+    """
+    root = Issuer.objects.get(name=Issuer.ROOT)
     newest = Crl.objects.filter(issuer=root).order_by("-number").first()
-    return newest is None or newest.next_update - now < ROOT_LIST_LIFE / 3
+    if newest is not None and newest.next_update - now >= ROOT_LIST_LIFE / 3:
+        return
+    try:
+        _new_list(root, now, ROOT_LIST_LIFE)
+    except ca_keys.CaKeyError as error:
+        if newest is None:
+            raise
+        logger.error(
+            "the root CA's revocation list must be renewed: bring back its key and run publish_crl",
+            extra={"next_update": newest.next_update.isoformat(), "reason": str(error)},
+        )
 
 
 def _new_list(issuer: Issuer, now: datetime, life: timedelta) -> Crl:
@@ -83,9 +99,7 @@ def _new_list(issuer: Issuer, now: datetime, life: timedelta) -> Crl:
     for certificate in Certificate.objects.filter(issuer=issuer).revoked_on_list(since=now - GRACE):
         builder = builder.add_revoked_certificate(_entry(certificate))
     der = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
-    return Crl.objects.create(
-        issuer=issuer, number=number, this_update=now - BACKDATE, next_update=now + life, der=der
-    )
+    return Crl.objects.create(issuer=issuer, number=number, this_update=now - BACKDATE, next_update=now + life, der=der)
 
 
 def _entry(certificate: Certificate) -> x509.RevokedCertificate:

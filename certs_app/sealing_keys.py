@@ -56,4 +56,7 @@ def _parse(content: bytes) -> tuple[int, dict[int, bytes]]:
         keys = {int(key_id): base64.b64decode(raw, validate=True) for key_id, raw in document["keys"].items()}
     except (binascii.Error, AttributeError) as error:
         raise ValueError("not a file of sealing keys") from error
-    return int(document["primary"]), keys
+    primary = int(document["primary"])
+    if primary not in keys:
+        raise ValueError(f"its primary key {primary} is not in it")
+    return primary, keys

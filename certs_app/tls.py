@@ -91,7 +91,9 @@ class Reloading:
             self._context = self._build(self._files)
         except Exception as error:
             self.failures += 1
-            logger.exception("new TLS files cannot be used, the last good ones stay", extra={"reason": type(error).__name__})
+            logger.exception(
+                "new TLS files cannot be used, the last good ones stay", extra={"reason": type(error).__name__}
+            )
 
 
 def listening_context(files: TlsFiles, *, client_certificates: bool) -> ssl.SSLContext:
@@ -110,5 +112,5 @@ def listening_context(files: TlsFiles, *, client_certificates: bool) -> ssl.SSLC
         connection.context = reloading.current()
 
     outer = build(files)
-    outer.sni_callback = swap  # type: ignore[assignment]  typeshed names SSLSocket; asyncio passes an SSLObject
+    outer.sni_callback = swap  # type: ignore[assignment]  # typeshed names SSLSocket; asyncio passes an SSLObject
     return outer

@@ -24,12 +24,14 @@ CODES: dict[str, tuple[int, str]] = {
     "request_in_progress": (409, "The first request with this key is still running"),
     "backward_step": (409, "A status never goes back"),
     "too_large": (413, "The request is too large"),
+    "headers_too_large": (431, "The request's headers are too large"),
     "unsupported_media_type": (415, "This media type is not supported"),
     "invalid_message": (422, "The message is not valid"),
     "invalid_request": (422, "The request is not valid"),
     "idempotency_key_reused": (422, "The idempotency key was used with another body"),
     "rate_limited": (429, "Too many messages"),
     "internal_error": (500, "Something went wrong on our side"),
+    "overloaded": (503, "The server has too many connections"),
     "queue_unavailable": (503, "The queue cannot be reached"),
     "queue_full": (503, "The queue is full"),
     "sealing_key_missing": (503, "The registry does not hold the key this is sealed to"),
@@ -78,7 +80,8 @@ class Problem(Exception):
         return members
 
     def body(self) -> bytes:
-        return json.dumps(self.as_dict(), ensure_ascii=False, separators=(",", ":")).encode()
+        # A client's own field names come back in it, and JSON can spell lone surrogates that UTF-8 cannot.
+        return json.dumps(self.as_dict(), ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
 
 def retry_later(code: str, detail: str, seconds: int) -> Problem:

@@ -18,10 +18,18 @@ class Command(BaseCommand):
         parser.add_argument("name", help="who it is for, e.g. alice (a-z, 0-9, dot, dash, underscore)")
         parser.add_argument("--role", required=True, choices=sorted(PROFILES), help="what its owner may do")
         parser.add_argument("--usage", choices=[CLIENT, SERVER], default="", help="only for roles that have both")
-        parser.add_argument("--dns", action="append", default=[], metavar="HOST", help="host name of a server; repeatable")
-        parser.add_argument("--ip", action="append", default=[], metavar="ADDRESS", help="address of a server; repeatable")
-        parser.add_argument("--days", type=int, default=0, help=f"days it is valid, at most {MAX_DAYS} (role's default)")
-        parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: the certificate folder)")
+        parser.add_argument(
+            "--dns", action="append", default=[], metavar="HOST", help="host name of a server; repeatable"
+        )
+        parser.add_argument(
+            "--ip", action="append", default=[], metavar="ADDRESS", help="address of a server; repeatable"
+        )
+        parser.add_argument(
+            "--days", type=int, default=0, help=f"days it is valid, at most {MAX_DAYS} (role's default)"
+        )
+        parser.add_argument(
+            "--out", type=Path, metavar="DIR", help="folder to write to (default: the certificate folder)"
+        )
         parser.add_argument("--csr", type=Path, metavar="FILE", help="PEM request; only its public key is taken")
 
     def handle(self, **options: Any) -> None:
@@ -64,6 +72,10 @@ def write(issued: Issued, folder: Path, stem: str) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise CommandError(f"the CSR cannot be read: {error}") from None
+    if not content:
+        # No CSR means "make a key for me", which nobody who names a file wants.
+        raise CommandError(f"the CSR {path} is empty")
+    return content

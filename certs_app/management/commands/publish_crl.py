@@ -19,4 +19,6 @@ class Command(BaseCommand):
             raise CommandError("there is no CA yet: run `manage.py init_ca` first") from None
         except CaKeyError as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(f"Published list {crl.number}, valid until {crl.next_update:%Y-%m-%d %H:%M} UTC: {settings.CRL_FILE}")
+        self.stdout.write(
+            f"Published list {crl.number}, valid until {crl.next_update:%Y-%m-%d %H:%M} UTC: {settings.CRL_FILE}"
+        )

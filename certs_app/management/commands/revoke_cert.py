@@ -15,13 +15,15 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("who", metavar="NAME|SERIAL")
-        parser.add_argument("--role", choices=sorted(PROFILES), help="needed when a name has certificates of several roles")
+        parser.add_argument(
+            "--role", choices=sorted(PROFILES), help="needed when a name has certificates of several roles"
+        )
         parser.add_argument("--reason", choices=sorted(REASONS), default="", help="why (RFC 5280 §5.3.1)")
 
     def handle(self, **options: Any) -> None:
         now = timezone.now()
         who = options["who"]
-        found = Certificate.objects.filter(Q(name=who) | Q(serial_number=who.lower().replace(":", "")))
+        found = Certificate.objects.filter(Q(name=who) | Q(serial_number=_serial_number(who)))
         if options["role"]:
             found = found.filter(role=options["role"])
         if not found.exists():
@@ -32,11 +34,16 @@ class Command(BaseCommand):
             raise CommandError(f"{who!r} has certificates of several roles ({', '.join(found_roles)}): add --role")
         serial_numbers = list(live.values_list("serial_number", flat=True))
         if not serial_numbers:
-            self.stdout.write(f"Nothing to do: every certificate of {who} is revoked or expired already.")
-            return
+            self.stdout.write(f"Nothing to revoke: every certificate of {who} is revoked or expired already.")
         try:
+            # Published even then: the first attempt may have failed between the commit and the file.
             revoke(live, options["reason"], now)
         except CaKeyError as error:
             raise CommandError(f"{error}. Nothing was revoked.") from None
         for serial_number in serial_numbers:
             self.stdout.write(f"Revoked {found_roles[0]}/{who}, serial number {serial_number}")
+
+
+def _serial_number(text: str) -> str:
+    """Read a serial number as people copy it: openssl writes upper case, colons and leading zeros."""
+    return text.lower().replace(":", "").lstrip("0")
