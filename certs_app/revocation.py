@@ -1,7 +1,7 @@
 """Is this certificate revoked? Asked at every request, of the list file that TLS also uses."""
 
+import logging
 import threading
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +10,8 @@ from cryptography import x509
 
 from certs_app.identity import Peer, serial_hex
 from wire.problems import Problem
+
+logger = logging.getLogger(__name__)
 
 FileIdentity = tuple[int, ...]
 
@@ -31,12 +33,10 @@ class _Snapshot:
 
 
 class Revocations:
-    """The revoked certificates, read again when the file changes (looked at once a second at most)."""
+    """The revoked certificates, read again when the file changes."""
 
-    def __init__(self, file: Path, look_every: float = 1.0) -> None:
+    def __init__(self, file: Path) -> None:
         self._file = file
-        self._look_every = look_every
-        self._looked = float("-inf")
         self._identity: FileIdentity | None = None
         self._snapshot: _Snapshot | None = None
         self._lock = threading.Lock()
@@ -56,21 +56,27 @@ class Revocations:
             raise Problem("certificate_expired", f"Certificate {peer.serial_number} has expired: ask for a new one.")
 
     def _current(self) -> _Snapshot | None:
-        moment = time.monotonic()
-        # Until the first list is read, everybody waits for it: an answer without one would refuse a good caller.
-        if self._snapshot is not None and moment - self._looked < self._look_every:
+        # A look at the file costs about 2 µs, so every request looks: the next call after a revocation is refused.
+        try:
+            identity = file_identity(self._file)
+        except OSError:
             return self._snapshot
-        with self._lock:
-            self._looked = moment
-            try:
-                identity = file_identity(self._file)
-                if identity != self._identity:
-                    self._snapshot = _read(self._file)
-                    self._identity = identity
-            except (OSError, ValueError):
-                # Keep the last good list: it still refuses whom it refused, and its nextUpdate still ends it.
-                pass
+        if identity != self._identity:
+            with self._lock:
+                self._read_once(identity)
         return self._snapshot
+
+    def _read_once(self, identity: FileIdentity) -> None:
+        if identity == self._identity:
+            return
+        try:
+            self._snapshot = _read(self._file)
+        except OSError:
+            return
+        except ValueError:
+            # Keep the last good list: it still refuses whom it refused, and its nextUpdate still ends it.
+            logger.exception("the revocation list cannot be read, the last good one stays")
+        self._identity = identity
 
 
 def _read(file: Path) -> _Snapshot:

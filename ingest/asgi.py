@@ -1,5 +1,6 @@
 """Ingest's ASGI application: the accept path in front of Django, which serves everything else."""
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
@@ -13,6 +14,8 @@ from ingest import metrics
 from ingest.accepting import Answer, AsyncAcceptor, batch_answer, single_answer
 from ingest.parsing import Parsed, parse_batch, parse_single
 from wire.problems import MEDIA_TYPE, Problem
+
+logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -49,6 +52,10 @@ class AcceptPath:
             outcome = problem.code
         except Disconnected:
             return
+        except Exception as error:
+            logger.exception("a submission failed", extra={"reason": type(error).__name__})
+            problem = Problem("internal_error", "The message was not accepted. Send it again.")
+            answer, outcome = Answer(problem.body(), {}, problem.status), problem.code
         await _send(answer, send)
         metrics.REQUESTS.labels(outcome).inc()
         metrics.SECONDS.observe(time.perf_counter() - started)

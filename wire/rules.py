@@ -93,11 +93,16 @@ def _sender_number(value: Any) -> Iterator[FieldError]:
 
 @functools.lru_cache(maxsize=4096)
 def is_valid_number(number: str) -> bool:
-    """Tell whether an E.164 number can exist in its country's numbering plan (libphonenumber)."""
+    """Tell whether this is the E.164 form of a number that its country's numbering plan has (libphonenumber).
+
+    "+4901512…" is read as a valid number, but its form is another one: stored as it came, nobody would find it.
+    """
     try:
-        return phonenumbers.is_valid_number(phonenumbers.parse(number))
+        parsed = phonenumbers.parse(number)
     except phonenumbers.NumberParseException:
         return False
+    e164 = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+    return e164 == number and phonenumbers.is_valid_number(parsed)
 
 
 def _message_body(value: Any) -> Iterator[FieldError]:

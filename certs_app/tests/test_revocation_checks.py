@@ -28,7 +28,7 @@ def verdict(revocations: Revocations, peer: Peer, **later: float) -> str:
 
 @pytest.fixture
 def always_looking(people: People) -> Revocations:
-    return Revocations(django_settings.CRL_FILE, look_every=0)
+    return Revocations(django_settings.CRL_FILE)
 
 
 def test_alice_is_welcome_and_bob_is_not(people: People, always_looking: Revocations) -> None:
@@ -103,14 +103,23 @@ def test_a_repaired_list_is_taken_up(people: People, always_looking: Revocations
     assert verdict(always_looking, alice) == "welcome"
 
 
-def test_the_file_is_looked_at_once_in_a_while_only(people: People) -> None:
-    revocations = Revocations(django_settings.CRL_FILE, look_every=3600)
+def test_the_very_next_call_after_a_revocation_is_refused(people: People) -> None:
+    revocations = Revocations(django_settings.CRL_FILE)
     bob = people.peer("bob")
     assert verdict(revocations, bob) == "welcome"
 
     people.revoke("bob")
 
-    assert verdict(revocations, bob) == "welcome"
+    assert verdict(revocations, bob) == "certificate_revoked"
+
+
+def test_an_unchanged_file_is_read_once(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    revocations = Revocations(django_settings.CRL_FILE)
+    alice = people.peer("alice")
+    assert verdict(revocations, alice) == "welcome"
+    monkeypatch.setattr(revocation, "_read", None)
+
+    assert verdict(revocations, alice) == "welcome"
 
 
 def test_nobody_is_refused_while_the_first_list_is_being_read(people: People, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,3 +146,9 @@ def test_no_json_value_breaks_the_judge_or_its_answer(value: Any) -> None:
         assert Problem("invalid_message", "Broken.", result.errors).body()
     else:
         assert result.sent_at is None or result.sent_at.tzinfo is UTC
+
+
+@pytest.mark.parametrize("number", ["+4901512345678", "+4401512345678", "+49015200000000"])
+def test_a_number_with_its_national_zero_is_refused_because_nobody_would_find_it(number):
+    (error,) = check({"sender_number": number, "message_body": "x"}).errors
+    assert (error.field, error.code) == ("sender_number", "no_such_number")
