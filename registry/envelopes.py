@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -13,9 +14,19 @@ from certs_app.models import Certificate
 from wire import envelope, messages
 from wire.envelope import EnvelopeError
 from wire.ids import received_at
+from wire.rules import MAX_BODY_CHARACTERS, MAX_REFERENCE_CHARACTERS
 
 # What was signed before a planned revocation stays good; after a stolen key nothing can be told apart.
 _NEVER_TRUSTED = "key_compromise"
+# How far ingest's clock may be ahead of this one. Its messages have been accepted: the clock must not cost them.
+CLOCK_SKEW = timedelta(minutes=5)
+_CHARACTERS = {
+    "client": 64,
+    "certificate": 40,
+    "sender_number": 16,
+    "message_body": MAX_BODY_CHARACTERS,
+    "client_reference": MAX_REFERENCE_CHARACTERS,
+}
 
 
 class UnknownSigner(EnvelopeError):
@@ -62,10 +73,12 @@ class Signers:
             signed_at = received_at(one.id)
         except ValueError as error:
             raise BadContent(f"envelope {one.id}: {error}") from None
+        signed_at -= CLOCK_SKEW
         if certificate.revoked_at and (certificate.reason == _NEVER_TRUSTED or signed_at >= certificate.revoked_at):
             raise SignerRevoked(f"envelope {one.id}: its signer's certificate is revoked")
-        if not certificate.not_before <= signed_at < certificate.not_after:
-            raise UnknownSigner(f"envelope {one.id}: its signer's certificate was not valid then")
+        # Not "not yet valid": the signer writes this time itself, so only a clock that is behind would be punished.
+        if signed_at >= certificate.not_after:
+            raise UnknownSigner(f"envelope {one.id}: its signer's certificate had expired")
 
 
 def read(one: envelope.Envelope) -> list[messages.Message]:
@@ -76,12 +89,32 @@ def read(one: envelope.Envelope) -> list[messages.Message]:
     try:
         content = messages.decode_list(one.open(key))
         for message in content:
-            received_at(message.id)
-    except ValueError as error:
+            _check_storable(message)
+    except (ValueError, OverflowError) as error:
         raise BadContent(f"envelope {one.id}: {error}") from None
     if not 1 <= len(content) <= envelope.MAX_MESSAGES:
         raise BadContent(f"envelope {one.id}: {len(content)} messages instead of 1 to {envelope.MAX_MESSAGES}")
+    if len({message.id for message in content}) < len(content):
+        raise BadContent(f"envelope {one.id}: two messages have the same id, so only one could be stored")
     return content
+
+
+def _check_storable(message: messages.Message) -> None:
+    """Raise ValueError or OverflowError for what the table cannot hold: found only there, it would be tried for ever.
+
+    Not the whole of wire.rules: ingest has accepted the message, and its numbering plans may be newer than ours.
+    """
+    received_at(message.id)
+    for name, most in _CHARACTERS.items():
+        value = getattr(message, name)
+        if value is not None and not 1 <= len(value) <= most:
+            raise ValueError(f"{name} has 1 to {most} characters")
+    if message.sent_at is not None:
+        if message.sent_at.utcoffset() is None:
+            raise ValueError("sent_at has no offset from UTC")
+        message.sent_at.astimezone(UTC)
+    if message.idempotency is not None and len(bytes.fromhex(message.idempotency)) != 32:
+        raise ValueError("idempotency is a SHA-256 in hex")
 
 
 @functools.cache

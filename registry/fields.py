@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 else:
     _Field = models.Field
 
+_FIXTURE_PREFIX = "sealed:"
+
 
 class UnboundValue(Exception):
-    """Plain text was about to reach SQL: only save(), create() and bulk_create() seal it."""
+    """Plain text was about to reach SQL, or to be kept for no known row: only an instance with its uid seals it."""
 
 
 class Sealed:
@@ -40,17 +42,22 @@ class Sealed:
         return hash(self.blob)
 
 
+class FromFixture(Sealed):
+    """A sealed value on its way from a fixture into the table: loaddata writes what reading the attribute gives."""
+
+    __slots__ = ()
+
+
 class SealedAttribute(DeferredAttribute):
-    """Opens the value on first read and keeps the text beside it; a write replaces both."""
+    """Seals text as it is written and opens it on first read, so an instance's own state is never plain text."""
 
     field: "EncryptedTextField"
 
     def __get__(self, instance: models.Model | None, cls: Any = None) -> Any:
         if instance is None:
             return self
-        name = self.field.attname
-        value = instance.__dict__[name] if name in instance.__dict__ else super().__get__(instance, cls)
-        if not isinstance(value, Sealed):
+        name, value = self.field.attname, self.stored(instance)
+        if value is None or isinstance(value, FromFixture):
             return value
         opened = instance.__dict__.setdefault("_opened", Opened())
         kept = opened.get(name)
@@ -59,7 +66,24 @@ class SealedAttribute(DeferredAttribute):
         return kept[1]
 
     def __set__(self, instance: models.Model, value: Any) -> None:
-        instance.__dict__[self.field.attname] = value
+        name = self.field.attname
+        if isinstance(value, str):
+            sealed = self.field.seal(value, instance)
+            instance.__dict__.setdefault("_opened", Opened())[name] = (sealed, value)
+            value = sealed
+        if value is not None and not isinstance(value, Sealed):
+            raise UnboundValue(f"{self.field.name} takes text, not {type(value).__name__}")
+        instance.__dict__[name] = value
+
+    def stored(self, instance: models.Model) -> Sealed | None:
+        """Return the sealed value itself, fetched first where it was deferred."""
+        name = self.field.attname
+        if name not in instance.__dict__:
+            # Not refresh_from_db: it reads the attribute, so it would open the value and seal it anew.
+            rows = type(instance)._base_manager.db_manager(instance._state.db).filter(pk=instance.pk)
+            instance.__dict__[name] = rows.values_list(name, flat=True).get()
+        value: Sealed | None = instance.__dict__[name]
+        return value
 
 
 class Opened(dict[str, tuple[Sealed, str]]):
@@ -76,7 +100,7 @@ class EncryptedTextField(_Field):
     """Text sealed with AES-256-GCM for its row and column.
 
     `label` is the column's name in the key derivation and the additional data; it is frozen for ever, so that renaming
-    a table orphans nothing. The row is known by its `uid` (16 bytes), set before the first save.
+    a table orphans nothing. The row is known by its `uid`, which is set before any text is.
     Reading may raise registry.sealing.UNREADABLE; lookups other than isnull, update() and bulk_update() are refused.
     """
 
@@ -121,21 +145,27 @@ class EncryptedTextField(_Field):
         return None if value is None else Sealed(value)
 
     def to_python(self, value: Any) -> Any:
-        return Sealed(base64.b64decode(value[7:])) if isinstance(value, str) and value.startswith("sealed:") else value
+        if isinstance(value, str) and value.startswith(_FIXTURE_PREFIX):
+            return FromFixture(base64.b64decode(value.removeprefix(_FIXTURE_PREFIX)))
+        return value
 
-    def pre_save(self, model_instance: models.Model, add: bool) -> Any:
-        value = model_instance.__dict__.get(self.attname)
-        if value is None or isinstance(value, Sealed):
-            return value
-        sealed = self.seal(str(value), model_instance)
-        model_instance.__dict__[self.attname] = sealed
-        model_instance.__dict__.setdefault("_opened", Opened())[self.attname] = (sealed, str(value))
-        return sealed
+    def pre_save(self, model_instance: models.Model, add: bool) -> Sealed | None:
+        return self.value_from_object(model_instance)
+
+    def value_from_object(self, obj: models.Model) -> Sealed | None:
+        # The sealed value, not the text: dumpdata and model_to_dict ask here, and must not stop at a damaged row.
+        attribute: SealedAttribute = getattr(type(obj), self.attname)
+        return attribute.stored(obj)
 
     def get_prep_value(self, value: Any) -> bytes | None:
         if value is None or isinstance(value, Sealed):
             return None if value is None else value.blob
         raise UnboundValue(f"{self.name}: plain text never reaches SQL; use save(), create() or bulk_create()")
+
+    def get_placeholder(self, value: Any, compiler: Any, connection: Any) -> str:
+        if hasattr(value, "as_sql"):
+            raise UnboundValue(f"{self.name}: an expression cannot be sealed; use save(), create() or bulk_create()")
+        return "%s"
 
     def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
         prepared_value = value if prepared else self.get_prep_value(value)
@@ -148,11 +178,8 @@ class EncryptedTextField(_Field):
         return None
 
     def value_to_string(self, obj: models.Model) -> str:
-        value = obj.__dict__.get(self.attname)
-        if value is None:
-            return ""
-        sealed = value if isinstance(value, Sealed) else self.seal(str(value), obj)
-        return "sealed:" + base64.b64encode(sealed.blob).decode()
+        sealed = self.value_from_object(obj)
+        return "" if sealed is None else _FIXTURE_PREFIX + base64.b64encode(sealed.blob).decode()
 
 
 def _row(instance: models.Model) -> bytes:

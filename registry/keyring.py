@@ -32,6 +32,7 @@ if not hasattr(settings, "KEY_FILE"):
     raise ImportError(f"a process of role {settings.ROLE} holds no data keys, so it cannot import {__name__}")
 
 KEY_BYTES = 32
+_VERSION = 1
 _SALT = b"msgsys/v1"
 
 
@@ -91,6 +92,8 @@ def load(path: Path) -> KeyRing:
     """Read a key file. Raises KeyRingError."""
     try:
         document = json.loads(read_secret(path))
+        if document["version"] != _VERSION:
+            raise KeyRingError(f"the key ring {path} has version {document['version']}, which is not known here")
         return KeyRing(_masters(document["encryption"]), _masters(document["index"]))
     except UnsafeFile as error:
         raise KeyRingError(f"the key ring cannot be used: {error}") from None
@@ -109,7 +112,7 @@ def create(path: Path) -> None:
     def fresh() -> dict[str, Any]:
         return {"primary": 1, "keys": {"1": base64.b64encode(os.urandom(KEY_BYTES)).decode()}}
 
-    document = {"version": 1, "encryption": fresh(), "index": fresh()}
+    document = {"version": _VERSION, "encryption": fresh(), "index": fresh()}
     write_secret(path, json.dumps(document, indent=1).encode())
 
 

@@ -6,6 +6,8 @@ The registry's certificate chain is in the header (x5c), so anyone who has ca.cr
 import base64
 import functools
 import hashlib
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -15,15 +17,20 @@ from django.conf import settings
 
 from certs_app.files import read_secret
 from certs_app.identity import spiffe_uri
+from certs_app.revocation import FileIdentity, file_identity
 from registry.models import Message
 from wire.messages import encode
 
 ALGORITHM = "ES256"
 
 
-def issue(message: Message) -> str:
-    """Return a compact JWS over the message's id, client, times, status and the SHA-256 of its content."""
+def issue(message: Message, now: datetime) -> str:
+    """Return a compact JWS over the message's id, client, times, status and the SHA-256 of its content.
+
+    `iat` is when it was signed: the certificate has to be valid then, not when the receipt is looked at.
+    """
     claims = {
+        "iat": int(now.timestamp()),
         "iss": spiffe_uri(settings.TRUST_DOMAIN, "registry", "registry"),
         "sub": str(message.uid),
         "client": message.client,
@@ -41,9 +48,14 @@ def content_sha256(sender_number: str, message_body: str) -> str:
     return hashlib.sha256(encode({"sender_number": sender_number, "message_body": message_body})).hexdigest()
 
 
-@functools.cache
 def _signer() -> tuple[Any, list[str]]:
     pair = settings.SERVER_CERTIFICATE
-    key = load_pem_private_key(read_secret(pair["key"]), password=None)
-    chain = x509.load_pem_x509_certificates(pair["certificate"].read_bytes())
+    # A renewed certificate is taken up without a restart, as TLS does.
+    return _load(pair["certificate"], pair["key"], file_identity(pair["certificate"]))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(certificate_file: Path, key_file: Path, identity: FileIdentity) -> tuple[Any, list[str]]:
+    key = load_pem_private_key(read_secret(key_file), password=None)
+    chain = x509.load_pem_x509_certificates(certificate_file.read_bytes())
     return key, [base64.b64encode(certificate.public_bytes(Encoding.DER)).decode() for certificate in chain]

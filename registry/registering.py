@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from django.db import DataError
-
 from registry import blind_index, envelopes, metrics
 from registry.models import Message
 from wire import envelope, messages
@@ -55,6 +53,8 @@ class Opened:
 
 def _parse(blob: bytes) -> envelope.Envelope | Outcome:
     try:
+        if len(blob) > envelope.MAX_BYTES:
+            raise EnvelopeError(f"an envelope has at most {envelope.MAX_BYTES} bytes")
         return envelope.parse(blob)
     except EnvelopeError as error:
         return _rejected(None, error)
@@ -90,12 +90,16 @@ def _store(rows: Sequence[Message], now: datetime) -> set[UUID]:
     return stored
 
 
+class IdTaken(Exception):
+    """Another sender's message has this id."""
+
+
 def register_one(message: messages.Message, now: datetime) -> tuple[Message, bool]:
-    """Store one message; return its row and whether it is new."""
+    """Store one message; return its row and whether it is new. Raises IdTaken."""
     created = bool(_store([row(message, now)], now))
-    found = Message.objects.filter(uid=message.id).first()
+    found = Message.objects.filter(uid=message.id, client=message.client).first()
     if found is None:
-        raise DataError(f"message {message.id} was neither stored nor found")
+        raise IdTaken(f"the id {message.id} belongs to another sender's message")
     return found, created
 
 

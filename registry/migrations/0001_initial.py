@@ -18,7 +18,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('uid', registry.fields.BinaryUUIDField(editable=False, unique=True)),
-                ('client', models.CharField(help_text='name in the certificate that sent it', max_length=64)),
+                ('client', models.CharField(help_text="name in the certificate that sent it; role:name if no client's", max_length=81)),
                 ('certificate', models.CharField(help_text='serial number of that certificate, hex', max_length=40)),
                 ('sender_number', registry.fields.EncryptedTextField(label='registry.message.sender_number', max_bytes=32)),
                 ('message_body', registry.fields.EncryptedTextField(label='registry.message.message_body', max_bytes=40000)),
