@@ -1,7 +1,6 @@
 """Accept a request: from its parts to the answer. One set of steps, driven by asyncio or by a thread."""
 
 import asyncio
-import functools
 import json
 import logging
 import time
@@ -10,19 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from django.conf import settings
 
-from certs_app import sealing_keys
-from certs_app.files import read_secret
 from certs_app.identity import Peer
 from ingest import groups, metrics, parsing
-from ingest.groups import Intake, Sealer
+from ingest.groups import Intake
 from ingest.queue import AsyncQueue, SyncQueue, sync_queue
 from ingest.rate_limit import WINDOW, RateLimiter
+from ingest.sealer import Sealing
 from wire import rules
 from wire.ids import following
 from wire.problems import Problem, retry_later
@@ -45,7 +39,7 @@ class Acceptor:
     """What both ways share: the rules of one request before and after its commit."""
 
     def __init__(self) -> None:
-        self.sealer = load_sealer()
+        self.sealing = Sealing()
         self.limiter = RateLimiter(settings.RATE_LIMIT_PER_MINUTE)
 
     def begin(self, peer: Peer, parsed: parsing.Parsed) -> tuple[Intake, dict[str, str]]:
@@ -57,18 +51,6 @@ class Acceptor:
     def learn(self, intakes: Sequence[Intake], totals: Sequence[int], now: float) -> None:
         for client, total in zip(groups.rate_counts(intakes), totals, strict=True):
             self.limiter.learn(client, int(now) // WINDOW, total)
-
-
-@functools.cache
-def load_sealer() -> Sealer:
-    """Load the registry's public sealing key and this ingest's signing key. Raises SealingKeyError, UnsafeFile."""
-    key_id, recipient = sealing_keys.load_public(settings.SEALING_PUBLIC_FILE)
-    pair = settings.CLIENT_CERTIFICATE
-    certificate = x509.load_pem_x509_certificates(pair["certificate"].read_bytes())[0]
-    key = load_pem_private_key(read_secret(pair["key"]), password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError("ingest signs with an EC key")
-    return Sealer(key_id, recipient, certificate.fingerprint(hashes.SHA256()), key)
 
 
 class AsyncAcceptor(Acceptor):
@@ -131,7 +113,7 @@ class AsyncAcceptor(Acceptor):
                     _finish(future, problem)
         if intakes:
             now = time.time()
-            call = groups.commit(intakes, self.sealer, now, settings.MAX_QUEUE_LENGTH)
+            call = groups.commit(intakes, self.sealing.current(), now, settings.MAX_QUEUE_LENGTH)
             with metrics.COMMIT_SECONDS.time():
                 totals = await self._queue.commit(call)
             metrics.GROUP_MESSAGES.observe(sum(groups.rate_counts(intakes).values()))
@@ -170,7 +152,7 @@ class SyncAcceptor(Acceptor):
                 raise problem
         if not intake.replayed:
             now = time.time()
-            totals = self._queue.commit(groups.commit([intake], self.sealer, now, settings.MAX_QUEUE_LENGTH))
+            totals = self._queue.commit(groups.commit([intake], self.sealing.current(), now, settings.MAX_QUEUE_LENGTH))
             self.learn([intake], totals, now)
 
 

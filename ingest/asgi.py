@@ -54,8 +54,8 @@ class AcceptPath:
             return
         except Exception as error:
             logger.exception("a submission failed", extra={"reason": type(error).__name__})
-            problem = Problem("internal_error", "The message was not accepted. Send it again.")
-            answer, outcome = Answer(problem.body(), {}, problem.status), problem.code
+            failure = Problem("internal_error", "The message was not accepted. Send it again.")
+            answer, outcome = Answer(failure.body(), {}, failure.status), failure.code
         await _send(answer, send)
         metrics.REQUESTS.labels(outcome).inc()
         metrics.SECONDS.observe(time.perf_counter() - started)

@@ -3,26 +3,20 @@
 The accept path (asyncio) and the DRF view (threads) both drive the same steps: `claim`, `settle`, `commit`.
 """
 
-import base64
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-
 from certs_app.identity import Peer
 from ingest import queue
 from ingest.parsing import Parsed
 from ingest.rate_limit import WINDOW
-from wire import envelope
+from ingest.sealer import Sealer
 from wire.ids import following, new_id
-from wire.messages import Message, encode
+from wire.messages import Message
 from wire.problems import Problem, retry_later
 
-# An envelope's plain text; sealed and base64 it stays well under what one POST to the registry may carry.
-MAX_PLAIN_BYTES = 512 * 1024
 MAX_GROUP_MESSAGES = 2000
 IDEMPOTENCY_SECONDS = 24 * 3600
 # A claim older than this was left by a process that died, or by a commit whose answer never came.
@@ -67,44 +61,6 @@ class Intake:
 
     def record(self, state: str, now: float) -> str:
         return f"{state}|{self.parsed.fingerprint.hex()}|{self.first_id}|{int(now)}"
-
-
-@dataclass(frozen=True)
-class Sealer:
-    """All that is needed to seal and sign: the registry's public key and this ingest's own certificate and key."""
-
-    key_id: int
-    recipient: X25519PublicKey
-    signer: bytes
-    signing_key: ec.EllipticCurvePrivateKey
-
-    def envelopes(self, messages: Sequence[Message], now: float) -> Iterator[bytes]:
-        """Seal messages into as few envelopes as the limits allow; yield Celery messages."""
-        for plain in _chunks(messages):
-            envelope_id = new_id(now)
-            sealed = envelope.seal(
-                plain,
-                envelope_id=envelope_id,
-                key_id=self.key_id,
-                recipient=self.recipient,
-                signer=self.signer,
-                signing_key=self.signing_key,
-            )
-            yield queue.task_message(envelope_id, base64.b64encode(sealed).decode())
-
-
-def _chunks(messages: Sequence[Message]) -> Iterator[bytes]:
-    parts: list[bytes] = []
-    size = 0
-    for message in messages:
-        part = encode(message)
-        if parts and (len(parts) == envelope.MAX_MESSAGES or size + len(part) > MAX_PLAIN_BYTES):
-            yield b"[" + b",".join(parts) + b"]"
-            parts, size = [], 0
-        parts.append(part)
-        size += len(part) + 1
-    if parts:
-        yield b"[" + b",".join(parts) + b"]"
 
 
 def claim(intakes: Sequence[Intake], now: float) -> queue.Call:

@@ -91,3 +91,10 @@ def test_the_accept_path_admits_the_same_roles_as_its_routes():
     for route in routes("ingest"):
         if str(route.pattern).startswith("submit"):
             assert route.callback.allowed_roles == ALLOWED_ROLES
+
+
+def test_the_worker_tries_every_thirty_seconds_and_redelivers_later_than_that():
+    from msgsys_project.settings import worker
+
+    assert worker.RETRY_SECONDS == 30
+    assert worker.VISIBILITY_TIMEOUT > 2 * worker.RETRY_SECONDS

@@ -34,6 +34,7 @@ CODES: dict[str, tuple[int, str]] = {
     "overloaded": (503, "The server has too many connections"),
     "queue_unavailable": (503, "The queue cannot be reached"),
     "queue_full": (503, "The queue is full"),
+    "signing_unavailable": (503, "Ingest cannot sign for the registry"),
     "sealing_key_missing": (503, "The registry does not hold the key this is sealed to"),
     "registry_unavailable": (503, "The registry cannot be reached"),
 }

