@@ -16,6 +16,7 @@ def configuration() -> dict[str, Any]:
     """Build Celery's settings from Django's."""
     return {
         "broker_url": settings.REDIS_URL,
+        "broker_transport": "ingest.transport:Transport",
         "broker_transport_options": {
             "visibility_timeout": settings.VISIBILITY_TIMEOUT,
             "unacked_restore_interval": 5,

@@ -14,7 +14,7 @@ MESSAGES = 1000
 THREADS = 8
 
 
-@pytest.mark.parametrize("victim", ["ingest", "registry", "portal", "jobs", "valkey", "worker"])
+@pytest.mark.parametrize("victim", ["ingest", "registry", "portal", "jobs", "valkey", "worker", "worker", "worker"])
 def test_killing_one_process_under_load_loses_and_doubles_nothing(victim, installation):
     before = {message["id"] for message in installation.messages(installation.staff())}
     accepted: set[str] = set()

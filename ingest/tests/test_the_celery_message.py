@@ -12,6 +12,8 @@ from ingest import tasks
 from ingest.queue import name, task_message
 from ingest.registry_client import Outcome
 
+RESTORE = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+
 
 class Recorder:
     """Stands where the registry client does: keeps what the task hands over."""
@@ -26,13 +28,18 @@ class Recorder:
         return Outcome("stored")
 
 
-@pytest.fixture
-def recorder(own_valkey, monkeypatch):
-    """A real worker of this Celery, with our task."""
+@pytest.fixture(params=["ingest.transport:Transport", "redis"], ids=["our transport", "the stock transport"])
+def recorder(request, own_valkey, monkeypatch):
+    """A real worker of this Celery, with our task, over either transport."""
     recorder = Recorder()
     monkeypatch.setattr(tasks, "registry", lambda: recorder)
     app = Celery("conformance", broker=own_valkey.url, set_as_current=False)
-    app.conf.update(task_default_queue=name(), task_acks_late=True, broker_transport_options={"priority_steps": [0]})
+    app.conf.update(
+        broker_transport=request.param,
+        task_default_queue=name(),
+        task_acks_late=True,
+        broker_transport_options={"priority_steps": [0], "visibility_timeout": 2, **RESTORE},
+    )
     with start_worker(app, pool="solo", perform_ping_check=False):
         yield recorder
 
