@@ -43,9 +43,9 @@ class Acceptor:
         self.limiter = RateLimiter(settings.RATE_LIMIT_PER_MINUTE)
 
     def begin(self, peer: Peer, parsed: parsing.Parsed) -> tuple[Intake, dict[str, str]]:
-        """Count the request against its client's limit. Raises Problem."""
+        """Count the request against its client's limit, bad messages included: they cost as much. Raises Problem."""
         now = time.time()
-        headers = self.limiter.admit(peer.name, len(parsed.good), now)
+        headers = self.limiter.admit(peer.name, len(parsed.checked), now)
         return Intake.start(peer, parsed, now), headers
 
     def learn(self, intakes: Sequence[Intake], totals: Sequence[int], now: float) -> None:
@@ -101,6 +101,8 @@ class AsyncAcceptor(Acceptor):
         return group
 
     async def _commit(self, group: dict[int, tuple[Intake, asyncio.Future[None]]]) -> None:
+        # First: a claim must not be made for what cannot be signed.
+        sealer = self.sealing.current()
         intakes = [intake for intake, _ in group.values()]
         keyed = [intake for intake in intakes if intake.parsed.key is not None]
         if keyed:
@@ -113,7 +115,7 @@ class AsyncAcceptor(Acceptor):
                     _finish(future, problem)
         if intakes:
             now = time.time()
-            call = groups.commit(intakes, self.sealing.current(), now, settings.MAX_QUEUE_LENGTH)
+            call = groups.commit(intakes, sealer, now, settings.MAX_QUEUE_LENGTH)
             with metrics.COMMIT_SECONDS.time():
                 totals = await self._queue.commit(call)
             metrics.GROUP_MESSAGES.observe(sum(groups.rate_counts(intakes).values()))
@@ -145,6 +147,7 @@ class SyncAcceptor(Acceptor):
 
     def accept(self, intake: Intake) -> None:
         """Queue `intake`, or find that it is a replay. Raises Problem."""
+        sealer = self.sealing.current()
         if intake.parsed.key is not None:
             (answer,) = self._queue.claim(groups.claim([intake], time.time()))
             problem = groups.settle(intake, answer)
@@ -152,7 +155,7 @@ class SyncAcceptor(Acceptor):
                 raise problem
         if not intake.replayed:
             now = time.time()
-            totals = self._queue.commit(groups.commit([intake], self.sealing.current(), now, settings.MAX_QUEUE_LENGTH))
+            totals = self._queue.commit(groups.commit([intake], sealer, now, settings.MAX_QUEUE_LENGTH))
             self.learn([intake], totals, now)
 
 

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def add(envelope_id: str, envelope: str, code: str) -> None:
-    """Keep a rejected envelope with the registry's reason. Raises redis.RedisError: the task then stays queued."""
+    """Keep a rejected envelope with the registry's reason. Raises redis.RedisError: the task then tries again."""
     entry = {"id": envelope_id, "code": code, "at": int(time.time()), "envelope": envelope}
     sync_queue().client.lpush(settings.DEAD_LETTER_QUEUE, json.dumps(entry))
     logger.error("an envelope went to the dead letters", extra={"envelope": envelope_id, "code": code})

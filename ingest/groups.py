@@ -19,11 +19,13 @@ from wire.problems import Problem, retry_later
 
 MAX_GROUP_MESSAGES = 2000
 IDEMPOTENCY_SECONDS = 24 * 3600
+# A claim that is never committed goes by itself: refused requests must not fill the memory for a day.
+CLAIM_SECONDS = 60
 # A claim older than this was left by a process that died, or by a commit whose answer never came.
 STALE_CLAIM_SECONDS = 5
 
 
-@dataclass
+@dataclass(eq=False)
 class Intake:
     """One request on its way: the ids of its messages follow each other, starting with `first_id`."""
 
@@ -65,7 +67,7 @@ class Intake:
 
 def claim(intakes: Sequence[Intake], now: float) -> queue.Call:
     """Build the script call that claims the idempotency keys of `intakes` (all of which have one)."""
-    arguments = [str(int(now)), str(STALE_CLAIM_SECONDS), str(IDEMPOTENCY_SECONDS)]
+    arguments = [str(int(now)), str(STALE_CLAIM_SECONDS), str(CLAIM_SECONDS)]
     for intake in intakes:
         arguments += [intake.parsed.fingerprint.hex(), str(intake.first_id)]
     return queue.Call([intake.idempotency_key for intake in intakes], arguments)

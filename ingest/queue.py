@@ -2,7 +2,8 @@
 
 import asyncio
 import functools
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -44,10 +45,14 @@ return answers
 
 # Queue envelopes, mark idempotency keys done, count messages per client: all or nothing.
 # KEYS: queue, idempotency keys, rate keys. ARGV: most entries, envelopes, idempotency keys, keep keys for, keep rates
-# for, messages, then the envelopes, the records, the counts. Answers {-1} when the queue is full, else the counts.
+# for, messages, then the envelopes, the records, the counts. Answers {-1} when the queue is full (and lets go of the
+# claims), else the counts.
 COMMIT = """
 local envelopes, keyed = tonumber(ARGV[2]), tonumber(ARGV[3])
-if redis.call('LLEN', KEYS[1]) + envelopes > tonumber(ARGV[1]) then return {-1} end
+if redis.call('LLEN', KEYS[1]) + envelopes > tonumber(ARGV[1]) then
+  for i = 1, keyed do redis.call('DEL', KEYS[1 + i]) end
+  return {-1}
+end
 for i = 1, envelopes do redis.call('LPUSH', KEYS[1], ARGV[6 + i]) end
 for i = 1, keyed do redis.call('SET', KEYS[1 + i], ARGV[6 + envelopes + i], 'EX', ARGV[4]) end
 redis.call('INCRBY', 'msgsys:accepted', ARGV[6])
@@ -96,11 +101,40 @@ def task_message(envelope_id: UUID, envelope: str) -> bytes:
     )
 
 
+class Room:
+    """Is there room in Redis' memory? Looked at once a second.
+
+    The high-water mark leaves room for what must always work: recording what a worker holds, and queueing retries.
+    """
+
+    HIGH_WATER = 0.8
+    LOOK_EVERY = 1.0
+
+    def __init__(self) -> None:
+        self._next_look = 0.0
+        self._full = False
+
+    def due(self) -> bool:
+        return time.monotonic() >= self._next_look
+
+    def learn(self, memory: Mapping[str, Any]) -> None:
+        """Take over the answer of INFO memory."""
+        self._next_look = time.monotonic() + self.LOOK_EVERY
+        limit = int(memory.get("maxmemory", 0))
+        self._full = bool(limit) and int(memory["used_memory"]) > self.HIGH_WATER * limit
+
+    def check(self) -> None:
+        """Raise Problem when there is none."""
+        if self._full:
+            raise queue_full()
+
+
 class AsyncQueue:
     """Scripts for the accept path. An answer later than REDIS_TIMEOUT counts as none."""
 
     def __init__(self) -> None:
         self._client = redis.asyncio.Redis.from_url(settings.REDIS_URL, retry=Retry(NoBackoff(), 0), **_options())
+        self._room = Room()
         self._claim = self._client.register_script(CLAIM)
         self._commit = self._client.register_script(COMMIT)
 
@@ -116,6 +150,9 @@ class AsyncQueue:
     async def _run(self, script: Any, call: Call) -> Any:
         try:
             async with asyncio.timeout(settings.REDIS_TIMEOUT):
+                if self._room.due():
+                    self._room.learn(await self._client.info("memory"))
+                self._room.check()
                 return await script(keys=call.keys, args=call.arguments)
         except (redis.RedisError, OSError, TimeoutError) as error:
             raise problem_of(error) from None
@@ -126,6 +163,7 @@ class SyncQueue:
 
     def __init__(self) -> None:
         self.client = redis.Redis.from_url(settings.REDIS_URL, retry=Retry(NoBackoff(), 0), **_options())
+        self._room = Room()
         self._claim = self.client.register_script(CLAIM)
         self._commit = self.client.register_script(COMMIT)
 
@@ -140,6 +178,9 @@ class SyncQueue:
 
     def _run(self, script: Any, call: Call) -> Any:
         try:
+            if self._room.due():
+                self._room.learn(self.client.info("memory"))
+            self._room.check()
             return script(keys=call.keys, args=call.arguments)
         except (redis.RedisError, OSError) as error:
             raise problem_of(error) from None

@@ -16,6 +16,7 @@ class RateLimiter:
     def admit(self, client: str, messages: int, now: float) -> dict[str, str]:
         """Count `messages` and return the RateLimit headers. Raises Problem when the client has used up its minute.
 
+        With 0 messages it only looks, which costs nothing: a client over its limit is refused before its body is read.
         Headers: draft-ietf-httpapi-ratelimit-headers.
         """
         if not self.limit:
@@ -24,7 +25,7 @@ class RateLimiter:
         used = self._used.get(client, 0)
         left_seconds = WINDOW - int(now) % WINDOW
         policy = {"RateLimit-Policy": f'"client";q={self.limit};w={WINDOW}'}
-        if used + messages > self.limit:
+        if used + max(1, messages) > self.limit:
             headers = {**policy, "RateLimit": f'"client";r={max(0, self.limit - used)};t={left_seconds}'}
             detail = f"A client may submit {self.limit} messages a minute. Try again in {left_seconds} s."
             raise Problem("rate_limited", detail, headers={**headers, "Retry-After": str(left_seconds)})

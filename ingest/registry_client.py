@@ -22,6 +22,10 @@ from urllib3.exceptions import HTTPError, ProtocolError, SSLError
 from certs_app.identity import IdentityError, Peer
 from certs_app.tls import Reloading, TlsFiles, client_context
 
+CONNECTIONS = 16
+# Seconds to wait for one of them to be free: while the registry hangs, whoever asks is told so soon.
+POOL_TIMEOUT = 2
+
 STORED, DUPLICATE, REJECTED = "stored", "duplicate", "rejected"
 
 
@@ -119,12 +123,12 @@ class RegistryClient:
         url = settings.REGISTRY_URL.rstrip("/") + path
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         try:
-            return pool.request(method, url, body=body, headers=headers)
+            return pool.request(method, url, body=body, headers=headers, pool_timeout=POOL_TIMEOUT)
         except ProtocolError:
             # A kept-alive connection that the other side closed meanwhile: once more at once, on a fresh one.
             # Registering twice is harmless, so it does not matter how far the first try came.
             pool.clear()
-            return pool.request(method, url, body=body, headers=headers)
+            return pool.request(method, url, body=body, headers=headers, pool_timeout=POOL_TIMEOUT)
 
     def _current_pool(self) -> urllib3.PoolManager:
         with self._lock:
@@ -132,7 +136,7 @@ class RegistryClient:
             if self._pool is None or context is not self._context:
                 timeout = urllib3.Timeout(connect=5, read=settings.REGISTRY_TIMEOUT)
                 self._pool = urllib3.PoolManager(
-                    ssl_context=context, retries=False, timeout=timeout, maxsize=16, block=True
+                    ssl_context=context, retries=False, timeout=timeout, maxsize=CONNECTIONS, block=True
                 )
                 self._pool.pool_classes_by_scheme = {"https": _RegistryPool}
                 self._context = context

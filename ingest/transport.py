@@ -1,9 +1,11 @@
 """kombu's Redis transport with a fetch that cannot lose a message.
 
 The stock transport pops an entry and records it as unacknowledged in a second step; a worker killed in between loses
-it. Here a blocking peek wakes the worker, and one script then moves entries from the queue to kombu's own `unacked` hash
-and index. Acknowledging and redelivery are kombu's own. Relies on private names of kombu 5.7 (pinned): `_brpop_start`,
-`_brpop_read`, `_in_poll`, `_brpop_sent_at`, `_flush_brpop_reauth`; tests hold it against the installed version.
+it. Here a blocking peek wakes the worker, and one script then moves entries from the queue to kombu's own `unacked`
+hash and index. Acknowledging and redelivery are kombu's own.
+
+Relies on private names of kombu 5.7 (pinned), which tests hold against the installed version: `_brpop_start`,
+`_brpop_read`, `_in_poll`, `_brpop_sent_at`, `_flush_brpop_reauth`.
 """
 
 import time
@@ -12,6 +14,10 @@ from typing import Any
 
 from kombu.transport import redis, virtual
 from kombu.utils.json import loads
+from redis.exceptions import OutOfMemoryError
+
+# Seconds between looks at the queue of a Redis that is full.
+FULL_PAUSE = 0.2
 
 # KEYS: queue, unacked hash, unacked index, dead letters. ARGV: how many, now. Answers the entries claimed.
 # An entry that no worker could take, and on which a stock worker would crash again and again, goes to the dead letters.
@@ -87,6 +93,10 @@ class Channel(redis.Channel):
     def _read_peek(self) -> Any:
         try:
             return self.client.parse_response(self.client.connection, "BLMOVE")
+        except OutOfMemoryError:
+            # A full Redis refuses even the peek, but not the claim, which frees memory: the way out is to go on.
+            time.sleep(FULL_PAUSE)
+            return True
         except self.connection_errors:
             # The next round connects again.
             self.client.connection.disconnect()
@@ -102,7 +112,9 @@ class Channel(redis.Channel):
             self.qos.recorded.add(message["properties"]["delivery_tag"])
             # Should this raise, what is left of the claim is recorded: it comes back after the visibility timeout.
             self.connection._deliver(message, queue)
-        return bool(entries)
+        if not entries:
+            raise Empty
+        return True
 
 
 class Transport(redis.Transport):

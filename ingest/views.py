@@ -1,6 +1,7 @@
 """Ingest's DRF views: the accept path's contract where only WSGI runs, and a message's status."""
 
 import functools
+import time
 from typing import Any
 from uuid import UUID
 
@@ -30,6 +31,7 @@ class _Accept(PeerView):
 
     def post(self, request: Request) -> HttpResponse:
         peer = caller(request)
+        acceptor().limiter.admit(peer.name, 0, time.time())
         content_type = request.headers.get("Content-Type", "")
         parsed = self.parse(content_type, _body(request), peer.name, request.headers.get("Idempotency-Key"))
         intake, headers = acceptor().begin(peer, parsed)

@@ -199,3 +199,30 @@ def test_it_works_again_when_redis_is_back(people, own_valkey, accept_path):
     assert accept_path([Call(body=GOOD)], alice)[0].status == 503
     own_valkey.start()
     assert accept_path([Call(body=GOOD)], alice)[0].status == 202
+
+
+def test_a_refused_commit_lets_go_of_its_keys(people, valkey, accept_path, settings):
+    alice = people.peer("alice")
+    settings.MAX_QUEUE_LENGTH = 1
+    accept_path([Call(body=GOOD)], alice)
+    assert accept_path([keyed("k1")], alice)[0].json()["code"] == "queue_full"
+    settings.MAX_QUEUE_LENGTH = 10
+    (answer,) = accept_path([keyed("k1", message_body="repaired")], alice)
+    assert answer.status == 202, "nothing was accepted under this key yet"
+
+
+def test_ingest_refuses_before_redis_is_full(people, own_valkey, accept_path):
+    client = own_valkey.client
+    alice = people.peer("alice")
+    client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.15))
+    (answer,) = accept_path([Call(body=GOOD)], alice)
+    assert (answer.status, answer.json()["code"]) == (503, "queue_full")
+    client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 2))
+    assert accept_path([Call(body=GOOD)], alice)[0].status == 202
+
+
+def test_bad_messages_count_against_the_rate_as_well(people, valkey, accept_path, settings):
+    settings.RATE_LIMIT_PER_MINUTE = 3
+    batch = Call("/submit/batch", body={"messages": [{}, {}, {}]})
+    first, second = accept_path([batch, Call(body=GOOD)], people.peer("alice"))
+    assert (first.status, second.status) == (202, 429)
