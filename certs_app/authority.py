@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 from django.conf import settings
 from django.db import transaction
 
-from certs_app import ca_keys, revocation_lists
+from certs_app import ca_keys, profiles, revocation_lists
 from certs_app.files import write_atomic
 from certs_app.models import Issuer
 
@@ -70,17 +70,6 @@ def _certificate(
     life: timedelta,
     path_length: int,
 ) -> x509.Certificate:
-    usage = x509.KeyUsage(
-        key_cert_sign=True,
-        crl_sign=True,
-        digital_signature=False,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -90,7 +79,7 @@ def _certificate(
         .not_valid_before(now - BACKDATE)
         .not_valid_after(now + life)
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(profiles.key_usage("key_cert_sign", "crl_sign"), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
     if subject != issuer:

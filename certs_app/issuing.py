@@ -19,7 +19,7 @@ from certs_app import ca_keys
 from certs_app.authority import BACKDATE
 from certs_app.identity import NAME_PATTERN, serial_hex, spiffe_uri
 from certs_app.models import Certificate, Issuer
-from certs_app.profiles import EKU, MAX_DAYS, PROFILES, SERVER
+from certs_app.profiles import EKU, MAX_DAYS, PROFILES, SERVER, key_usage
 
 # Letters, digits and inner dashes (RFC 5280 §4.2.1.6); the library would take any ASCII text.
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -155,17 +155,6 @@ def _sign(
     request: Request, usage: str, days: int, public_key: _PublicKey, issuer: Issuer, now: datetime
 ) -> x509.Certificate:
     issuer_certificate, issuer_key = issuer.certificate, ca_keys.load(Issuer.ISSUING)
-    key_usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, request.name)]))
@@ -176,7 +165,7 @@ def _sign(
         # A leaf never outlives its issuer: the chain would break with a certificate that still looks valid.
         .not_valid_after(min(now + timedelta(days=days), issuer.not_after))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(key_usage, critical=True)
+        .add_extension(key_usage("digital_signature"), critical=True)
         .add_extension(x509.ExtendedKeyUsage([EKU[usage]]), critical=False)
         .add_extension(x509.SubjectAlternativeName(_names(request)), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 CLIENT, SERVER = "client", "server"
@@ -33,3 +34,21 @@ PROFILES: dict[str, Profile] = {
 }
 
 MAX_DAYS = 397
+
+
+_KEY_USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
+
+def key_usage(*granted: str) -> x509.KeyUsage:
+    """Build a KeyUsage extension (RFC 5280 §4.2.1.3) that grants these uses and no others."""
+    return x509.KeyUsage(**{usage: usage in granted for usage in _KEY_USAGES})

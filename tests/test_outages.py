@@ -1,15 +1,16 @@
 """The seed's manual test plan, step 4, and what else may be away for a while."""
 
-import pytest
+import time
 
-from tests.running import Installation, eventually
+import pytest
+import redis
+
+from tests.running import Installation, eventually, start_valkey
 
 pytestmark = pytest.mark.system
 
 
 def queue_length(services: Installation) -> int:
-    import redis
-
     with redis.Redis.from_url(services.ready["redis_url"]) as client:
         return client.llen("deliver")
 
@@ -49,8 +50,6 @@ def test_a_registry_that_is_away_for_two_periods_gets_everything_after(services)
         services.stop("registry")
         for n in range(5):
             accept(services, alice, f"during {n}")
-    import time
-
     time.sleep(2 * 2 + 0.5)  # two retry periods of MSGSYS_RETRY_SECONDS=2
     services.serve("registry")
     expected = ["before", *(f"during {n}" for n in range(5))]
@@ -66,9 +65,7 @@ def test_while_redis_is_away_clients_are_told_and_nothing_accepted_is_lost(servi
         answer = services.submit(alice, "refused")
         assert (answer.status_code, answer.json()["code"]) == (503, "queue_unavailable")
         assert int(answer.headers["Retry-After"]) >= 1
-        from tests.conftest import _start_valkey
-
-        _start_valkey(services)
+        start_valkey(services)
         accept(services, alice, "after")
     eventually(lambda: bodies(services) == ["after", "before"], within=30, every=0.3)
 
@@ -100,8 +97,6 @@ def _metrics(services: Installation) -> str:
 
 def test_an_envelope_the_registry_rejects_lands_in_the_dead_letters(services):
     """Sealed by an ingest whose key was stolen: the registry will never take it, and says so per envelope."""
-    import redis
-
     for role in ("registry", "ingest", "portal"):
         services.serve(role)
     with services.session() as alice:
