@@ -4,6 +4,10 @@
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 # Each served role runs under its own settings, so that it cannot even name what it must not hold.
 SETTINGS_OF_ROLE = {
@@ -27,30 +31,70 @@ def place(arguments: list[str]) -> None:
         os.environ["MSGSYS_PORT_OFFSET"] = given.port_offset
 
 
-def first_secrets() -> None:
-    """Make the secrets that settings read, before they are read."""
-    from deploy.secret_files import make_missing
-    from msgsys_project.settings.base import SECRETS_DIR
+def make_home(*, for_up: bool) -> "FileLock | None":
+    """Make the home; for `up`, return its lock and make the secrets that settings read, before they are read."""
+    from deploy import home_lock, secret_files
+    from msgsys_project.settings.base import HOME, SECRETS_DIR
 
-    make_missing(SECRETS_DIR)
+    try:
+        HOME.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not for_up:
+            return None
+        # The lock first: of two first starts at once, only one makes the secrets.
+        lock = home_lock.take(HOME)
+        secret_files.make_missing(SECRETS_DIR)
+        return lock
+    except home_lock.AlreadyRunning as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"The home {HOME} cannot be used: {error}")
+
+
+def run(arguments: list[str]) -> None:
+    from django.core.management import execute_from_command_line
+
+    lock = None
+    if arguments[1:2] in (["up"], ["migrate"]) and not {"-h", "--help"} & set(arguments):
+        for_up = arguments[1] == "up"
+        if for_up:
+            place(arguments[2:])
+        lock = make_home(for_up=for_up)
+    try:
+        execute_from_command_line(arguments)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def settings_for(arguments: list[str]) -> str:
+    """Return the name of the settings to run under."""
+    if arguments[1:2] == ["serve"] and len(arguments) > 2 and arguments[2] in SETTINGS_OF_ROLE:
+        os.environ["MSGSYS_ROLE"] = arguments[2]
+        # Whoever started this process, `up` among them, has settings of its own in the environment.
+        os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+        return SETTINGS_OF_ROLE[arguments[2]]
+    return "operator"
 
 
 def main(arguments: list[str]) -> None:
-    settings = "operator"
-    if arguments[1:2] == ["up"]:
-        place(arguments[2:])
-        first_secrets()
-    if arguments[1:2] == ["serve"] and len(arguments) > 2 and arguments[2] in SETTINGS_OF_ROLE:
-        os.environ["MSGSYS_ROLE"] = arguments[2]
-        settings = SETTINGS_OF_ROLE[arguments[2]]
-        # Whoever started this process, `up` among them, has settings of its own in the environment.
-        os.environ.pop("DJANGO_SETTINGS_MODULE", None)
+    settings = settings_for(arguments)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", f"msgsys_project.settings.{settings}")
     try:
-        from django.core.management import execute_from_command_line
+        from django.core.exceptions import ImproperlyConfigured
+        from django.db import DatabaseError
     except ImportError:
         sys.exit("Django is not installed here. Run `make up` once, or activate the .venv it makes.")
-    execute_from_command_line(arguments)
+    try:
+        run(arguments)
+    except ImproperlyConfigured as error:
+        if "--traceback" in arguments:
+            raise
+        sys.exit(f"A setting cannot be used: {error}")
+    except DatabaseError as error:
+        # A served role's log keeps the traceback: there, no person waits for an answer.
+        if settings != "operator" or "--traceback" in arguments:
+            raise
+        sys.exit(f"The database cannot be used: {error}. If it has no tables yet, run: manage.py migrate")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from certs_app.problems import ProblemResponse
 from certs_app.revocation import Revocations
 from wire.problems import Problem
 
-METHODS = ("GET", "HEAD", "POST", "OPTIONS")
+# RFC 9110 §9.3 and RFC 5789.
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -25,16 +26,18 @@ def peer_of(request: HttpRequest) -> Peer | None:
 
 
 class AllowedMethods:
-    """Refuse methods nothing here uses, before anything counts or logs them by name."""
+    """Refuse methods that HTTP does not define, before anything counts or logs them by name.
+
+    The others are left to the view, which alone can say truly which ones it has.
+    """
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         if request.method not in METHODS:
-            allowed = ", ".join(METHODS)
-            problem = Problem("method_not_allowed", f"Only {allowed} are used here.", headers={"Allow": allowed})
-            return ProblemResponse(problem)
+            # 400 as the server's parser answers to names it does not know: a 405 would have to name the view's methods.
+            return ProblemResponse(Problem("malformed_request", f"HTTP has these methods: {', '.join(METHODS)}."))
         return self.get_response(request)
 
 

@@ -22,18 +22,21 @@ class SealingKeyError(Exception):
 
 def create(private_file: Path, public_file: Path) -> None:
     """Make the first key. Raises FileExistsError."""
-    key = X25519PrivateKey.generate()
-    write_secret(private_file, _document(1, {1: key.private_bytes_raw()}))
-    write_atomic(public_file, _document(1, {1: key.public_key().public_bytes_raw()}))
+    write_secret(private_file, _document(1, {1: X25519PrivateKey.generate().private_bytes_raw()}))
+    publish(private_file, public_file)
+
+
+def publish(private_file: Path, public_file: Path) -> None:
+    """Write the public file that belongs to the private one. Raises SealingKeyError."""
+    primary, keys = _load_private(private_file)
+    write_atomic(
+        public_file, _document(primary, {key_id: key.public_key().public_bytes_raw() for key_id, key in keys.items()})
+    )
 
 
 def load_private(file: Path) -> Mapping[int, X25519PrivateKey]:
     """Return the private keys by id. Raises SealingKeyError."""
-    try:
-        _, keys = _parse(read_secret(file))
-        return {key_id: X25519PrivateKey.from_private_bytes(raw) for key_id, raw in keys.items()}
-    except (UnsafeFile, ValueError, KeyError, TypeError) as error:
-        raise SealingKeyError(f"the sealing keys cannot be used: {error}") from None
+    return _load_private(file)[1]
 
 
 def load_public(file: Path) -> tuple[int, X25519PublicKey]:
@@ -43,6 +46,14 @@ def load_public(file: Path) -> tuple[int, X25519PublicKey]:
         return primary, X25519PublicKey.from_public_bytes(keys[primary])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SealingKeyError(f"the public sealing key {file} cannot be used: {error}") from None
+
+
+def _load_private(file: Path) -> tuple[int, Mapping[int, X25519PrivateKey]]:
+    try:
+        primary, keys = _parse(read_secret(file))
+        return primary, {key_id: X25519PrivateKey.from_private_bytes(raw) for key_id, raw in keys.items()}
+    except (UnsafeFile, ValueError, KeyError, TypeError) as error:
+        raise SealingKeyError(f"the sealing keys cannot be used: {error}") from None
 
 
 def _document(primary: int, keys: Mapping[int, bytes]) -> bytes:

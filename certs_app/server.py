@@ -25,7 +25,8 @@ else:
 
     _EventLoop = uvloop.Loop
 
-STOP_WITHIN = timedelta(seconds=8)
+# Less than the five seconds after which the supervisor kills: what is under way ends by itself, or not at all.
+STOP_WITHIN = timedelta(seconds=4)
 # The parser has no limit of its own. A certificate passed on in a header takes 2 KiB; 32 KiB is room enough.
 MAX_HEAD_BYTES = 32 * 1024
 

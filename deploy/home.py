@@ -4,7 +4,7 @@ Nothing that exists is replaced, and nothing is made anew whose old one data sti
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from cryptography import x509
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management import call_command
+from django.db import DatabaseError
 from django.utils import timezone
 
 from certs_app import authority, ca_keys, revocation_lists, sealing_keys
@@ -20,7 +21,7 @@ from certs_app.files import UnsafeFile, read_secret, write_atomic, write_secret
 from certs_app.issuing import Request, issue
 from certs_app.models import Certificate, Issuer
 from certs_app.profiles import CLIENT, SERVER
-from portal.accounts import admin_exists, create_staff
+from portal.accounts import admin_exists, create_staff, find_admin
 from registry import keyring
 from registry.models import Message
 
@@ -35,11 +36,15 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Administrator:
-    """The portal's first login. `generated`: the password was made just now and is shown once."""
+    """A login for the portal. `password` is empty when only its owner knows it; `kept` says where it is written.
+
+    `generated`: the password was made just now and is shown once.
+    """
 
     user: str
     password: str
-    generated: bool
+    kept: str
+    generated: bool = False
 
 
 LOOPBACK_DNS = ("localhost",)
@@ -62,8 +67,6 @@ CERTIFICATES = [
 
 def prepare(report: Callable[[str], None]) -> Administrator:
     """Make what is missing, saying what is made. Raises HalfMade, Unusable."""
-    home: Path = settings.HOME
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     _make_database()
     _make_keys(report)
     _make_ca(report, timezone.now())
@@ -72,7 +75,11 @@ def prepare(report: Callable[[str], None]) -> Administrator:
 
 
 def _make_database() -> None:
-    call_command("migrate", verbosity=0, interactive=False)
+    try:
+        call_command("migrate", verbosity=0, interactive=False)
+    except DatabaseError as error:
+        name = settings.DATABASES["default"]["NAME"]
+        raise Unusable(f"the database {name} cannot be used: {error}. If it is damaged, restore its backup.") from None
 
 
 def _make_keys(report: Callable[[str], None]) -> None:
@@ -89,6 +96,12 @@ def _make_keys(report: Callable[[str], None]) -> None:
             )
         sealing_keys.create(settings.SEALING_KEY_FILE, settings.SEALING_PUBLIC_FILE)
         report("made the sealing key")
+    elif not settings.SEALING_PUBLIC_FILE.exists():
+        try:
+            sealing_keys.publish(settings.SEALING_KEY_FILE, settings.SEALING_PUBLIC_FILE)
+        except sealing_keys.SealingKeyError as error:
+            raise HalfMade(str(error)) from None
+        report("wrote the public sealing key again")
 
 
 def _make_ca(report: Callable[[str], None], now: datetime) -> None:
@@ -146,26 +159,53 @@ def _still_good(file: Path, now: datetime) -> bool:
 
 
 def _make_administrator(report: Callable[[str], None]) -> Administrator:
-    file = settings.SECRETS_DIR / "admin_password"
-    password: str = settings.ADMIN_PASS
-    generated = False
-    if not password:
-        password = _stored_password(file)
     if not admin_exists():
-        generated = not password
-        if generated:
-            password = secrets.token_urlsafe(15)
-            write_secret(file, password.encode())
-        try:
-            create_staff(settings.ADMIN_USER, password, admin=True)
-        except ValidationError as error:
-            raise Unusable(f"ADMIN_PASS cannot be used: {' '.join(error.messages)}") from None
-        report(f"made the administrator {settings.ADMIN_USER}")
-    return Administrator(settings.ADMIN_USER, password, generated)
+        return _first_administrator(report)
+    found = find_admin(settings.ADMIN_USER)
+    assert found is not None
+    user = found.get_username()
+    if user != settings.ADMIN_USER:
+        report(f"the administrator {user} exists already; manage.py create_staff makes more (ADMIN_USER is ignored)")
+    for password, kept in _known_passwords():
+        # A file outlives a change of password in the portal: what does not open the door must not be shown.
+        if found.check_password(password):
+            return Administrator(user, password, kept)
+    if settings.ADMIN_PASS not in ("", _stored_password()):
+        report(f"ADMIN_PASS is not the password of {user}; manage.py changepassword changes it")
+    return Administrator(user, "", "")
 
 
-def _stored_password(file: Path) -> str:
+def _first_administrator(report: Callable[[str], None]) -> Administrator:
+    password, kept = next(_known_passwords(), ("", str(_password_file())))
+    generated = not password
+    if generated:
+        password = secrets.token_urlsafe(15)
+        # Replaced, when it is there, because it is empty.
+        write_secret(_password_file(), password.encode(), replace=True)
     try:
-        return read_secret(file).decode()
-    except UnsafeFile:
+        create_staff(settings.ADMIN_USER, password, admin=True)
+    except ValidationError as error:
+        raise Unusable(f"ADMIN_USER and ADMIN_PASS cannot be used: {' '.join(error.messages)}") from None
+    report(f"made the administrator {settings.ADMIN_USER}")
+    return Administrator(settings.ADMIN_USER, password, kept, generated)
+
+
+def _known_passwords() -> Iterator[tuple[str, str]]:
+    """Yield each password that the administrator may have, and where it is written."""
+    stored = _stored_password()
+    # ADMIN_PASS is what that file holds, unless somebody set it.
+    if settings.ADMIN_PASS not in ("", stored):
+        yield settings.ADMIN_PASS, "ADMIN_PASS"
+    if stored:
+        yield stored, str(_password_file())
+
+
+def _password_file() -> Path:
+    return Path(settings.SECRETS_DIR) / "admin_password"
+
+
+def _stored_password() -> str:
+    try:
+        return read_secret(_password_file()).decode().strip()
+    except (UnsafeFile, UnicodeDecodeError):
         return ""

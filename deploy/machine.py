@@ -42,20 +42,24 @@ def all_ports(*, embedded_valkey: bool) -> dict[str, int]:
 
 def valkey_child(logs: Path) -> Child:
     """Return the embedded Valkey. Raises NoServer."""
-    return Child("valkey", valkey.command(), {}, logs / "valkey.log")
+    # It prints its log.
+    return Child("valkey", valkey.command(), {}, logs / "valkey.log", logs / "valkey.log")
 
 
 def role_children(logs: Path) -> list[Child]:
-    manage = str(settings.BASE_DIR / "manage.py")
+    return [_role_child(role, logs) for role in ROLES]
+
+
+def _role_child(role: str, logs: Path) -> Child:
+    log = logs / f"{role}.log"
+    command = [sys.executable, "-X", "utf8", str(settings.BASE_DIR / "manage.py"), "serve", role]
     environment = {
         "MSGSYS_HOME": str(settings.HOME),
         "MSGSYS_PORT_OFFSET": str(settings.PORT_OFFSET),
         "MSGSYS_SUPERVISED": "1",
+        "MSGSYS_LOG_FILE": str(log),
     }
-    return [
-        Child(role, [sys.executable, "-X", "utf8", manage, "serve", role], environment, logs / f"{role}.log")
-        for role in ROLES
-    ]
+    return Child(role, command, environment, log, logs / f"{role}.stderr.log")
 
 
 def wait_ready(give_up: Callable[[], bool]) -> list[str]:

@@ -9,7 +9,8 @@ NAMES = ("django_secret_key", "jwt_secret", "redis_password")
 
 
 def make_missing(folder: Path) -> None:
-    """Make those that are not there yet."""
+    """Make those that are not there yet, or empty, as a full disk or a power cut leaves them."""
     for name in NAMES:
-        if not (folder / name).exists():
-            write_secret(folder / name, secrets.token_urlsafe(48).encode())
+        file = folder / name
+        if not file.exists() or not file.read_bytes().strip():
+            write_secret(file, secrets.token_urlsafe(48).encode(), replace=True)

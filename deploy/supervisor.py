@@ -21,27 +21,33 @@ _NEW_GROUP = int(getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0))
 
 @dataclass
 class Child:
-    """One supervised process: how to start it, and how it has been doing."""
+    """One supervised process: how to start it, and how it has been doing.
+
+    `log` is what it writes itself; `output` takes what it prints, tracebacks above all. They may be the same file.
+    """
 
     name: str
     command: Sequence[str]
     environment: dict[str, str]
     log: Path
+    output: Path
     process: Process | None = None
     started_at: float = 0.0
     crashes: int = 0
     restart_at: float = field(default=0.0)
 
     def start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.log.open("ab") as log:
+        self._close_stdin()
+        self.output.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Begun anew, so that it does not grow for ever; but a restart must not wipe out why the last one crashed.
+        with self.output.open("wb" if self.process is None else "ab") as output:
             self.process = subprocess.Popen(
                 self.command,
                 env={**os.environ, **self.environment},
                 # Children read from this pipe; when we die, however, it closes and they stop by themselves.
                 stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 # A group of their own: Ctrl-C is for the supervisor, which stops them in order.
                 creationflags=_NEW_GROUP,
                 start_new_session=True,
@@ -55,6 +61,11 @@ class Child:
 
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    def last_words(self) -> str:
+        """Return the ends of what it printed and of its log: they say why it stopped, and often what to do."""
+        files = dict.fromkeys((self.output, self.log))
+        return "\n".join(f"{file}:\n{lines}" for file in files if (lines := _tail(file)))
 
     def terminate(self) -> None:
         if self.process is not None and self.running():
@@ -74,8 +85,13 @@ class Child:
             self.process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(2)
-        if self.process.stdin is not None:
+            # One that hangs in the kernel outlives even this; the other processes must be stopped all the same.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(2)
+        self._close_stdin()
+
+    def _close_stdin(self) -> None:
+        if self.process is not None and self.process.stdin is not None:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
 
@@ -114,10 +130,14 @@ class Supervisor:
         wait = BACK_OFF[min(child.crashes, len(BACK_OFF) - 1)]
         child.crashes += 1
         child.restart_at = time.monotonic() + wait
-        self.report(f"{child.name} stopped (exit code {code}); starting it again in {wait:.0f} s. Its log: {child.log}")
+        logs = " and ".join(dict.fromkeys((str(child.log), str(child.output))))
+        self.report(f"{child.name} stopped (exit code {code}); starting it again in {wait:.0f} s. Its log: {logs}")
 
-    def stop(self, groups: Sequence[tuple[Sequence[str], float]]) -> None:
-        """Stop group after group; each group gets its seconds, then it is killed (nothing queued is lost)."""
+    def stop(self, groups: Sequence[tuple[Sequence[str], float]]) -> list[Child]:
+        """Stop group after group; each gets its seconds, then it is killed (nothing queued is lost).
+
+        Return those that run even so.
+        """
         self.stopping = True
         for names, seconds in groups:
             group = [child for child in self.children if child.name in names]
@@ -126,11 +146,20 @@ class Supervisor:
             deadline = time.monotonic() + seconds
             for child in group:
                 child.finish(deadline)
+        return [child for child in self.children if child.running()]
 
 
-def taken(ports: dict[str, int]) -> list[str]:
-    """Name the ports that something else listens on."""
-    return [f"{port} ({name})" for name, port in ports.items() if not _free(port)]
+def _tail(file: Path, lines: int = 15) -> str:
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return ""
+    return "\n".join(f"  {line}" for line in content.decode(errors="replace").splitlines()[-lines:])
+
+
+def taken(ports: dict[str, int]) -> dict[str, int]:
+    """Return the ports that something else listens on, by the name of who wants them."""
+    return {name: port for name, port in ports.items() if not _free(port)}
 
 
 def _free(port: int) -> bool:
@@ -139,6 +168,7 @@ def _free(port: int) -> bool:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.HOST, port))
-        except OSError:
+        except (OSError, OverflowError):
+            # OverflowError: the offset has put it above 65535.
             return False
     return True

@@ -17,9 +17,13 @@ def port() -> int:
     return int(settings.PORT_OFFSET) + 6390
 
 
+def _folder() -> Path:
+    return Path(settings.HOME) / "valkey"
+
+
 def command() -> list[str]:
     """Write the configuration and return the command line. Raises NoServer."""
-    folder: Path = settings.HOME / "valkey"
+    folder = _folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # The password stands in the file, not on the command line, where every user could read it.
     lines = [
@@ -56,10 +60,32 @@ def stop_leftover() -> bool:
 
     Only a server that takes our password is touched. Its append-only file keeps the queue.
     """
-    client = redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=1)
+    client = _client(port())
     try:
         client.ping()
         client.shutdown(save=False, nosave=True)
     except redis.RedisError:
         return False
     return True
+
+
+def left_elsewhere() -> int:
+    """Return the other port where a Valkey still runs on this home's append-only file; 0 when there is none."""
+    try:
+        first = (_folder() / "valkey.conf").read_text(encoding="utf-8").splitlines()[0]
+        before = int(first.removeprefix("port "))
+    except (OSError, ValueError, IndexError):
+        return 0
+    if before == port():
+        return 0
+    try:
+        where = str(_client(before).config_get("dir").get("dir"))
+    except redis.RedisError:
+        return 0
+    return before if Path(where).resolve() == _folder().resolve() else 0
+
+
+def _client(port: int) -> redis.Redis:
+    return redis.Redis(
+        host="127.0.0.1", port=port, password=settings.REDIS_PASSWORD, socket_timeout=2, socket_connect_timeout=1
+    )

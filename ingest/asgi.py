@@ -3,13 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, cast
+from collections.abc import Callable
+from typing import cast
 
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 from certs_app.admission import PEER, admit
+from certs_app.asgi import JSON, Application, Disconnected, Receive, Scope, Send, read_body, send_answer
+from certs_app.overload import Bounded
 from certs_app.revocation import Revocations
 from ingest import metrics
 from ingest.accepting import Answer, AsyncAcceptor, batch_answer, single_answer
@@ -18,17 +20,8 @@ from wire.problems import MEDIA_TYPE, Problem
 
 logger = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 ALLOWED_ROLES = frozenset({"client"})
 LARGE_BODY = 16 * 1024
-
-
-class Disconnected(Exception):
-    """The client went away before its request was complete."""
 
 
 class AcceptPath:
@@ -58,7 +51,8 @@ class AcceptPath:
             logger.exception("a submission failed", extra={"reason": type(error).__name__})
             failure = Problem("internal_error", "The message was not accepted. Send it again.")
             answer, outcome = Answer(failure.body(), {}, failure.status), failure.code
-        await _send(answer, send)
+        media_type = JSON if answer.status < 400 else MEDIA_TYPE
+        await send_answer(send, answer.status, answer.body, answer.headers, media_type=media_type)
         metrics.REQUESTS.labels(outcome).inc()
         metrics.SECONDS.observe(time.perf_counter() - started)
 
@@ -79,7 +73,7 @@ class AcceptPath:
         if self._acceptor is None:
             self._acceptor = AsyncAcceptor()
         self._acceptor.limiter.admit(peer.name, 0, time.time())
-        body = await _body(receive)
+        body = await read_body(receive)
         if len(body) > LARGE_BODY:
             # Off the event loop: checking a thousand messages takes 20 ms, in which nobody else would be served.
             parsed = await asyncio.to_thread(parse, content_type, body, peer.name, key)
@@ -91,27 +85,4 @@ class AcceptPath:
         return respond(intake, headers)
 
 
-async def _body(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > settings.MAX_BODY_BYTES:
-            raise Problem("too_large", f"A request body holds at most {settings.MAX_BODY_BYTES} bytes.")
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-async def _send(answer: Answer, send: Send) -> None:
-    media_type = b"application/json" if answer.status < 400 else MEDIA_TYPE.encode()
-    headers = [(b"content-type", media_type), (b"content-length", str(len(answer.body)).encode())]
-    headers += [(name.lower().encode(), value.encode()) for name, value in answer.headers.items()]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
-
-
-application = AcceptPath(cast(Application, get_asgi_application()))
+application = AcceptPath(Bounded(cast(Application, get_asgi_application())))

@@ -3,22 +3,19 @@
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 from django.conf import settings
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from certs_app.admission import PEER, admit
+from certs_app.asgi import JSON, Receive, Scope, Send, send_answer, send_problem
 from certs_app.revocation import Revocations
 from certs_app.server import Listener, build_server, new_event_loop
 from certs_app.tls import TlsFiles
 from monitoring.health import readiness
-from wire.problems import MEDIA_TYPE, Problem
+from wire.problems import Problem
 
 ALLOWED_ROLES = frozenset({"prometheus", "admin"})
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Exporter:
@@ -27,15 +24,14 @@ class Exporter:
     def __init__(self) -> None:
         self._revocations = Revocations(settings.CRL_FILE)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             admit(scope.get(PEER), ALLOWED_ROLES, self._revocations)
             status, media_type, body = await self._answer(scope["method"], scope["path"])
         except Problem as problem:
-            status, media_type, body = problem.status, MEDIA_TYPE, problem.body()
-        headers = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            await send_problem(send, problem)
+        else:
+            await send_answer(send, status, body, {}, media_type=media_type)
 
     async def _answer(self, method: str, path: str) -> tuple[int, str, bytes]:
         if method not in ("GET", "HEAD"):
@@ -43,12 +39,12 @@ class Exporter:
         if path == "/metrics":
             return 200, CONTENT_TYPE_LATEST, await asyncio.to_thread(generate_latest)
         if path == "/healthz":
-            return 200, "application/json", b'{"status":"alive"}'
+            return 200, JSON, b'{"status":"alive"}'
         if path == "/readyz":
             checks = await asyncio.to_thread(readiness())
             ready = all(checks.values())
             document = {"status": "ready" if ready else "not ready", "checks": checks}
-            return (200 if ready else 503), "application/json", json.dumps(document).encode()
+            return (200 if ready else 503), JSON, json.dumps(document).encode()
         raise Problem("not_found", "Here are /metrics, /healthz and /readyz.")
 
 

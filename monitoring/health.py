@@ -9,6 +9,7 @@ from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils.module_loading import import_string
+from django.views.decorators.http import require_safe
 
 from certs_app.admission import ANY_ROLE, roles
 
@@ -52,11 +53,13 @@ def readiness() -> Readiness:
 
 
 @login_not_required
+@require_safe
 def healthz(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "alive"})
 
 
 @login_not_required
+@require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
     ready = all(readiness()().values())
     return JsonResponse({"status": "ready" if ready else "not ready"}, status=200 if ready else 503)

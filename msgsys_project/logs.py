@@ -4,22 +4,26 @@ import logging
 from typing import Any
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+OWN = frozenset({"certs_app", "deploy", "ingest", "monitoring", "portal", "registry"})
 
 
 class FieldsFormatter(logging.Formatter):
-    """Append the fields given as `extra={...}` to the sentence, as name=value."""
+    """Append the fields that our own code gives as `extra={...}` to the sentence, as name=value.
+
+    Nobody else's: Celery attaches a failed task's arguments, which are whole envelopes, and Django the request.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
+        if record.name.partition(".")[0] not in OWN:
+            return line
         fields = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        # Django's request logger attaches the request; its repr would put a URL into the log.
-        fields.pop("request", None)
         shown = " ".join(f"{name}={value}" for name, value in sorted(fields.items()))
         return f"{line} {shown}" if shown else line
 
 
-def configuration(level: str) -> dict[str, Any]:
-    """Build the LOGGING dict: everything to stderr, where the supervisor or the service manager keeps it."""
+def configuration(level: str, file: str = "") -> dict[str, Any]:
+    """Build the LOGGING dict: everything to `file`, or to stderr, where the service manager keeps it."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -29,8 +33,8 @@ def configuration(level: str) -> dict[str, Any]:
                 "format": "%(asctime)s %(levelname)s %(name)s: %(message)s",
             }
         },
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "fields"}},
-        "root": {"handlers": ["stderr"], "level": level},
+        "handlers": {"log": {"formatter": "fields", **(_rotated(file) if file else _STDERR)}},
+        "root": {"handlers": ["log"], "level": level},
         "loggers": {
             # These log request lines or every retry; both would be noise, and URLs do not belong into logs.
             "uvicorn.access": {"level": "WARNING"},
@@ -38,4 +42,19 @@ def configuration(level: str) -> dict[str, Any]:
             "celery.worker.strategy": {"level": "WARNING"},
             "celery.app.trace": {"level": "WARNING"},
         },
+    }
+
+
+_STDERR = {"class": "logging.StreamHandler"}
+
+
+def _rotated(file: str) -> dict[str, Any]:
+    return {
+        "class": "logging.handlers.RotatingFileHandler",
+        "filename": file,
+        "maxBytes": 10_000_000,
+        "backupCount": 7,
+        "encoding": "utf-8",
+        # Opened by the first line: reading the settings alone makes no file.
+        "delay": True,
     }

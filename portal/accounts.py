@@ -17,3 +17,9 @@ def create_staff(name: str, password: str, admin: bool) -> User:
 def admin_exists() -> bool:
     """Tell whether anybody can sign in and manage users."""
     return User.objects.filter(is_superuser=True, is_active=True).exists()
+
+
+def find_admin(preferred: str) -> User | None:
+    """Return the administrator of that name; without one, the administrator who was made first."""
+    administrators = User.objects.filter(is_superuser=True, is_active=True)
+    return administrators.filter(username=preferred).first() or administrators.order_by("pk").first()

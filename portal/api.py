@@ -9,7 +9,6 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.throttling import AnonRateThrottle
 from rest_framework.views import APIView
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.exceptions import InvalidToken
@@ -18,6 +17,7 @@ from rest_framework_simplejwt.views import TokenObtainPairView, TokenRefreshView
 from portal import parameters
 from portal.opening import Opened, open_message
 from portal.queries import MessageQuery
+from portal.throttling import LoginRate
 from registry.models import Message
 from wire.problems import FieldError, Problem
 
@@ -45,12 +45,6 @@ class SignedInOnly(JsonOnly):
 
     authentication_classes = [JWTAuthentication]
     permission_classes = [IsAuthenticated]
-
-
-class LoginRate(AnonRateThrottle):
-    """Bounds guessing of passwords, per address (settings: DEFAULT_THROTTLE_RATES)."""
-
-    scope = "login"
 
 
 class Token(JsonOnly, TokenObtainPairView):

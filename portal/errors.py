@@ -4,15 +4,17 @@ from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 
 from certs_app.problems import ProblemResponse
-from wire.problems import Problem
+from wire.problems import Problem, retry_later
 
 
-def answer(request: HttpRequest, problem: Problem) -> HttpResponse:
-    """Show a problem to whoever asked: a program or a person."""
+def answer(request: HttpRequest, problem: Problem, title: str = "") -> HttpResponse:
+    """Show a problem to whoever asked: a program or a person, who may need another title."""
     if request.path_info.startswith("/api/"):
         return ProblemResponse(problem)
     # Without the request, so no context processor looks for the user: this must work when the database does not.
-    return HttpResponse(render_to_string("portal/error.html", {"problem": problem.as_dict()}), status=problem.status)
+    shown = {**problem.as_dict(), **({"title": title} if title else {})}
+    page = render_to_string("portal/error.html", {"problem": shown})
+    return HttpResponse(page, status=problem.status, headers=problem.headers)
 
 
 def malformed(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -41,3 +43,8 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     """Answer a form without a valid token: Django's CSRF_FAILURE_VIEW."""
     detail = "The form was open too long, or the browser blocks cookies. Go back, reload the page and send it again."
     return answer(request, Problem("forbidden", detail))
+
+
+def too_many_logins(request: HttpRequest, seconds: int) -> HttpResponse:
+    detail = f"Wait {seconds} seconds, then go back and try again. An administrator can set a new password."
+    return answer(request, retry_later("rate_limited", detail, seconds), title="Too many attempts to sign in")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from certs_app.sealing_keys import SealingKeyError, create, load_private, load_public
+from certs_app.sealing_keys import SealingKeyError, create, load_private, load_public, publish
 
 
 @pytest.fixture
@@ -27,6 +27,25 @@ def test_the_public_file_holds_nothing_private(files: tuple[Path, Path]) -> None
     published = json.loads(files[1].read_bytes())["keys"].values()
 
     assert private.private_bytes_raw() not in [base64.b64decode(raw) for raw in published]
+
+
+def test_a_lost_public_file_is_derived_from_the_private_one(files: tuple[Path, Path]) -> None:
+    before = files[1].read_bytes()
+    files[1].unlink()
+
+    publish(*files)
+
+    assert files[1].read_bytes() == before
+
+
+def test_a_private_file_that_cannot_be_used_publishes_nothing(files: tuple[Path, Path]) -> None:
+    files[0].write_bytes(b"junk")
+    files[1].unlink()
+
+    with pytest.raises(SealingKeyError):
+        publish(*files)
+
+    assert not files[1].exists()
 
 
 def test_keys_are_never_overwritten(files: tuple[Path, Path]) -> None:

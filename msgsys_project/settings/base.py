@@ -17,7 +17,10 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ALLOWED_HOSTS = env.names(
     "MSGSYS_ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]", "Host names the servers answer to, separated by commas."
 )
-LOGGING = logs.configuration(env.text("MSGSYS_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR."))
+LOGGING = logs.configuration(
+    env.text("MSGSYS_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR."),
+    env.text("MSGSYS_LOG_FILE", "", "File for this one process's log, rotated at 10 MB. Empty: standard error."),
+)
 
 # What one request may carry: a batch of 1,000 messages of ordinary size; everything larger is refused with 413.
 MAX_BODY_BYTES = env.integer(
@@ -45,6 +48,13 @@ HANDSHAKE_TIMEOUT = env.integer("MSGSYS_HANDSHAKE_TIMEOUT", 5, "Seconds a TLS ha
 REQUEST_TIMEOUT = env.integer("MSGSYS_REQUEST_TIMEOUT", 20, "Seconds a client may take to send a request.", minimum=1)
 KEEP_ALIVE = env.integer("MSGSYS_KEEP_ALIVE", 60, "Seconds an idle connection is kept.", minimum=1)
 MAX_CONNECTIONS = env.integer("MSGSYS_MAX_CONNECTIONS", 2000, "Connections one server process holds.", minimum=10)
+MAX_CONCURRENT_REQUESTS = env.integer(
+    "MSGSYS_MAX_CONCURRENT_REQUESTS",
+    8,
+    "Requests Django works on at once in one process, a thread each; beyond, 503 overloaded.",
+    minimum=1,
+    maximum=1000,
+)
 
 _PORTS = {
     "ingest": (8001, 9101),

@@ -3,8 +3,11 @@
 No network-facing process runs under this module.
 """
 
+import secrets
+
 from msgsys_project import environment as env
 from msgsys_project.settings.portal import *  # noqa: F403  settings modules are read by Django as one namespace
+from msgsys_project.settings.portal import SECRET_KEY as PORTAL_SECRET_KEY
 from msgsys_project.settings.queue import *  # noqa: F403  as above
 from msgsys_project.settings.registry import CA_KEYS_DIR as CA_KEYS_DIR
 from msgsys_project.settings.registry import CRL_HOURS as CRL_HOURS
@@ -14,6 +17,10 @@ from msgsys_project.settings.registry import SEALING_KEY_FILE as SEALING_KEY_FIL
 ROLE = "operator"
 # A person has no certificate of a role: the checks of served roles are not theirs.
 SERVER_CERTIFICATE = None  # type: ignore[assignment]  # the one role without
+
+# Before the first `up` there is no key, yet Django refuses to run commands without one, the CA's among them. Commands
+# sign nothing; should one ever, nobody can forge what a key made for this process alone has signed.
+SECRET_KEY = PORTAL_SECRET_KEY or secrets.token_urlsafe(48)
 
 ADMIN_USER = env.text("ADMIN_USER", "admin@example.com", "Name of the first portal administrator, made by `up`.")
 ADMIN_PASS = env.secret(

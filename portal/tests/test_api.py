@@ -179,6 +179,13 @@ def test_guessing_passwords_is_slowed_down_whatever_address_the_caller_claims(an
     assert int(answers[-1].headers["Retry-After"]) > 0
 
 
+@pytest.mark.parametrize("body", [[1], {}, {"username": ["sam"], "password": 7}, {"username": "\ud800"}])
+def test_odd_credentials_are_refused_and_counted(anyone: Client, sam: User, body: object) -> None:
+    answers = {anyone.post("/api/token/", body, content_type="application/json").status_code for _ in range(10)}
+    assert answers <= {401, 422}
+    assert anyone.post("/api/token/", body, content_type="application/json").status_code == 429
+
+
 def test_a_form_is_no_json(anyone: Client, sam: User) -> None:
     answer = anyone.post("/api/token/", LOGIN)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")

@@ -8,6 +8,7 @@ from django.test import AsyncClient, Client
 from portal.tests.conftest import PASSWORD, Send
 
 LOGIN = {"username": "sam@example.com", "password": PASSWORD}
+LOGIN_PAGES = ["/login/", "/admin/login/"]
 
 
 def test_a_person_signs_in_and_out(anyone: Client, sam: User, send: Send) -> None:
@@ -27,6 +28,55 @@ def test_a_wrong_password_is_told_without_saying_which_half_was_wrong(anyone: Cl
         anyone.post("/login/", {**LOGIN, **wrong}).content.decode() for wrong in ({"password": "x"}, {"username": "x"})
     ]
     assert all("Please enter a correct username and password" in answer for answer in answers)
+
+
+def guess(client: Client, page: str, address: str, name: str = "sam@example.com") -> int:
+    return int(client.post(page, {"username": name, "password": "wrong"}, REMOTE_ADDR=address).status_code)
+
+
+@pytest.mark.parametrize("page", LOGIN_PAGES)
+def test_guessing_from_one_address_is_slowed_down_whatever_names_are_tried(
+    anyone: Client, sam: User, page: str
+) -> None:
+    assert [guess(anyone, page, "10.0.0.1", f"user{number}") for number in range(11)] == [200] * 10 + [429]
+    answer = anyone.post(page, LOGIN, REMOTE_ADDR="10.0.0.1", headers={"X-Forwarded-For": "10.0.0.9"})
+    assert answer.status_code == 429
+    assert 0 < int(answer.headers["Retry-After"]) <= 60
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert "Too many attempts to sign in" in answer.content.decode()
+    assert "sessionid" not in anyone.cookies
+
+
+@pytest.mark.parametrize("page", LOGIN_PAGES)
+def test_guessing_one_name_is_slowed_down_from_all_addresses_together(anyone: Client, sam: User, page: str) -> None:
+    spellings = ["sam@example.com", " SAM@Example.com", "s\u00e1m@example.com"]
+    answers = [guess(anyone, page, f"10.0.0.{number}", spellings[number % 3]) for number in range(11)]
+    assert answers == [200] * 10 + [429]
+
+
+def test_the_doors_are_counted_together(anyone: Client, sam: User) -> None:
+    assert [guess(anyone, page, "10.0.0.1") for page in LOGIN_PAGES * 5] == [200] * 10
+    answer = anyone.post("/api/token/", LOGIN, content_type="application/json", REMOTE_ADDR="10.0.0.1")
+    assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+
+
+def test_guessing_locks_out_nobody_else(anyone: Client, sam: User, ada: User) -> None:
+    for _ in range(30):
+        guess(anyone, "/login/", "10.0.0.1")
+    assert anyone.post("/login/", {**LOGIN, "username": ada.username}, REMOTE_ADDR="10.0.0.2").status_code == 302
+
+
+def test_an_address_that_is_refused_does_not_use_up_the_attempts_of_a_name(anyone: Client, sam: User) -> None:
+    for number in range(10):
+        guess(anyone, "/login/", "10.0.0.1", f"user{number}")
+    for _ in range(30):
+        assert guess(anyone, "/login/", "10.0.0.1") == 429
+    assert anyone.post("/login/", LOGIN, REMOTE_ADDR="10.0.0.2").status_code == 302
+
+
+def test_looking_at_the_login_page_is_not_counted(anyone: Client, sam: User) -> None:
+    assert {anyone.get("/login/").status_code for _ in range(30)} == {200}
+    assert anyone.post("/login/", LOGIN).status_code == 302
 
 
 def test_signing_in_leads_to_no_other_site(anyone: Client, sam: User) -> None:

@@ -1,4 +1,5 @@
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -48,6 +49,7 @@ class Command(BaseCommand):
         except home.Unusable as error:
             raise CommandError(str(error)) from None
         self.ready_file: Path | None = options["ready_file"]
+        self.changes = 0
         self.supervisor = Supervisor(self.say, self._changed)
         try:
             self._start(embedded)
@@ -58,23 +60,35 @@ class Command(BaseCommand):
             while not self.stop.wait(0.2):
                 self.supervisor.check()
         finally:
-            self.say("Stopping ...")
-            self.supervisor.stop(machine.STOP_ORDER)
-            self.say("Stopped. Nothing is lost: what was queued is delivered at the next start.")
+            self._stop()
 
     def say(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()
 
+    def _stop(self) -> None:
+        self.say("Stopping ...")
+        still = self.supervisor.stop(machine.STOP_ORDER)
+        if still:
+            self.say(f"These could not be stopped: {', '.join(f'{child.name} (pid {child.pid})' for child in still)}")
+        else:
+            self.say("Stopped. Nothing is lost: what was queued is delivered at the next start.")
+
     def _check_ports(self, embedded: bool) -> None:
         ports = machine.all_ports(embedded_valkey=embedded)
         busy = taken(ports)
-        if busy and embedded and settings.REDIS_PASSWORD and valkey.stop_leftover():
+        # With others busy too, somebody serves the roles by hand, and uses this Valkey.
+        if list(busy) == ["valkey"] and settings.REDIS_PASSWORD and valkey.stop_leftover():
             self.say("  stopped the Valkey that an earlier start left behind")
             busy = taken(ports)
         if busy:
+            named = ", ".join(f"{port} ({name})" for name, port in busy.items())
+            raise CommandError(f"Ports are taken: {named}. Stop what uses them, or choose others: --port-offset 100")
+        elsewhere = valkey.left_elsewhere() if embedded else 0
+        if elsewhere:
             raise CommandError(
-                f"Ports are taken: {', '.join(busy)}. Stop what uses them, or choose others: --port-offset 100"
+                f"A Valkey of this home still runs on port {elsewhere}, left behind by an earlier start. "
+                "Start once with the port offset of then, or stop it: two would spoil the queue's file."
             )
 
     def _start(self, embedded: bool) -> None:
@@ -90,7 +104,7 @@ class Command(BaseCommand):
         if self.stop.is_set():
             return
         for child in self._dead():
-            raise CommandError(f"{child.name} stopped at its start. Its log says why: {child.log}")
+            raise CommandError(f"{child.name} stopped at its start. Its last words:\n{child.last_words()}")
         if missing:
             raise CommandError(f"not ready after {machine.READY_WITHIN:.0f} s: {', '.join(missing)}. Logs: {logs}")
         self._write_ready_file()
@@ -100,11 +114,16 @@ class Command(BaseCommand):
 
     def _changed(self) -> None:
         """Wait for restarted children in the background: the supervisor must go on watching."""
-        threading.Thread(target=self._ready_again, name="ready again", daemon=True).start()
+        self.changes += 1
+        threading.Thread(target=self._ready_again, args=(self.changes,), name="ready again", daemon=True).start()
 
-    def _ready_again(self) -> None:
-        missing = machine.wait_ready(lambda: self.supervisor.stopping)
-        if not missing and not self.supervisor.stopping:
+    def _ready_again(self, change: int) -> None:
+        def outdated() -> bool:
+            # After a further restart, the thread of that one speaks and writes: never two at once.
+            return self.supervisor.stopping or self.changes != change
+
+        missing = machine.wait_ready(outdated)
+        if not missing and not outdated():
             self.say("Everything is ready again.")
             self._write_ready_file()
 
@@ -126,16 +145,27 @@ class Command(BaseCommand):
 
     def _tell(self) -> None:
         folder = settings.CERTIFICATES_DIR
-        administrator = self.administrator
-        login = f"{administrator.user} / {administrator.password}" if administrator.generated else administrator.user
-        note = "  (shown this once)" if administrator.generated else ""
+        ca, certificate, key = map(_quoted, (settings.CA_FILE, folder / "demo.crt", folder / "demo.key"))
         self.say(
             f"\nPortal   {machine.base_url('portal')}/   (your browser does not know this CA yet: {settings.CA_FILE})"
-            f"\nLogin    {login}{note}"
-            f"\nSubmit   curl --cacert {settings.CA_FILE} --cert {folder / 'demo.crt'} --key {folder / 'demo.key'} \\"
+            f"\nLogin    {self._login()}"
+            f"\nSubmit   curl --cacert {ca} --cert {certificate} --key {key} \\"
             f"\n              -H 'Content-Type: application/json' \\"
             f'\n              -d \'{{"sender_number": "{demo.SENDER}", "message_body": "Hello"}}\' \\'
             f"\n              {machine.base_url('ingest')}/submit"
             f"\nLogs     {settings.HOME / 'logs'}"
             "\nReady. Ctrl-C stops everything."
         )
+
+    def _login(self) -> str:
+        administrator = self.administrator
+        if administrator.generated:
+            return f"{administrator.user} / {administrator.password}  (shown this once, kept in {administrator.kept})"
+        if administrator.kept:
+            return f"{administrator.user}  (password: {administrator.kept})"
+        return f"{administrator.user}  (with the password that was chosen since)"
+
+
+def _quoted(path: Path) -> str:
+    """Return the path as one pastes it into this system's shell."""
+    return f'"{path}"' if sys.platform == "win32" else shlex.quote(str(path))

@@ -1,0 +1,88 @@
+"""Bounds the requests Django works on at once: each takes a thread, and Django itself knows no limit."""
+
+import asyncio
+
+from django.conf import settings
+
+from certs_app.admission import ANY_ROLE, PEER, admit
+from certs_app.asgi import (
+    Application,
+    Disconnected,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+    send_answer,
+    send_problem,
+)
+from certs_app.revocation import Revocations
+from wire.problems import Problem, retry_later
+
+# Long enough for a page's stylesheets to follow each other, too short for a caller to time out meanwhile.
+WAIT_SECONDS = 1.0
+_ALIVE = b'{"status": "alive"}'
+
+
+class Bounded:
+    """At most MAX_CONCURRENT_REQUESTS in `django`, as many again wait for a moment, the rest hear `overloaded`.
+
+    /healthz is answered here, so that a busy process is not taken for a dead one.
+    """
+
+    def __init__(self, django: Application, *, health_for_anyone: bool = False) -> None:
+        self._django = django
+        self._health_for_anyone = health_for_anyone
+        self._revocations = Revocations(settings.CRL_FILE)
+        self._slots = asyncio.Semaphore(settings.MAX_CONCURRENT_REQUESTS)
+        self._may_wait = settings.MAX_CONCURRENT_REQUESTS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if scope["path"] == "/healthz" and scope["method"] in ("GET", "HEAD"):
+                self._admit_to_health(scope)
+                await send_answer(send, 200, _ALIVE, {"cache-control": "no-store"})
+                return
+            # Before there is a slot: whoever sends a body slowly must keep nobody else waiting.
+            body = await read_body(receive)
+            await self._take_slot()
+        except Problem as problem:
+            await send_problem(send, problem)
+            return
+        except Disconnected:
+            return
+        try:
+            # Returns when Django's thread has ended, even if the client went away before.
+            await self._django(scope, _once(body, receive), send)
+        finally:
+            self._slots.release()
+
+    def _admit_to_health(self, scope: Scope) -> None:
+        if not self._health_for_anyone:
+            admit(scope.get(PEER), ANY_ROLE, self._revocations)
+
+    async def _take_slot(self) -> None:
+        if self._may_wait == 0:
+            raise _overloaded()
+        self._may_wait -= 1
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise _overloaded() from None
+        finally:
+            self._may_wait += 1
+
+
+def _overloaded() -> Problem:
+    return retry_later("overloaded", "This server works on as many requests as it may. Try again.", 1)
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that hands over the body first; what follows can only be the client's going away."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
