@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shutil
 import socket
 import subprocess
 import time
@@ -32,6 +34,7 @@ class Valkey:
     """A server process that tests may stop, freeze and start again."""
 
     folder: Path
+    binary: str = field(default_factory=lambda: str(get_binary_path()))
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -44,7 +47,7 @@ class Valkey:
         return redis.Redis(port=self.port, socket_timeout=5)
 
     def start(self, *options: str) -> None:
-        command = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        command = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--dir", str(self.folder), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
@@ -91,6 +94,28 @@ def own_valkey(tmp_path: Path, settings: Any) -> Iterator[Valkey]:
     yield server
     server.stop()
     _forget_clients()
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def either_server(request: pytest.FixtureRequest, tmp_path: Path, settings: Any) -> Iterator[Valkey]:
+    """A Valkey, then a Redis of the distribution."""
+    server = Valkey(tmp_path)
+    if request.param == "redis":
+        server.binary = _redis_server()
+    server.start()
+    settings.REDIS_URL = server.url
+    yield server
+    server.stop()
+    _forget_clients()
+
+
+def _redis_server() -> str:
+    found = shutil.which("redis-server")
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("redis-server is missing")
+        pytest.skip("redis-server is not installed")
+    return found
 
 
 def _forget_clients() -> None:

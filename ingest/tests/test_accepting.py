@@ -226,3 +226,11 @@ def test_bad_messages_count_against_the_rate_as_well(people, valkey, accept_path
     batch = Call("/submit/batch", body={"messages": [{}, {}, {}]})
     first, second = accept_path([batch, Call(body=GOOD)], people.peer("alice"))
     assert (first.status, second.status) == (202, 429)
+
+
+def test_the_scripts_run_on_redis_as_on_valkey(people, either_server, accept_path, drf_view):
+    alice = people.peer("alice")
+    (first,), (again,) = accept_path([keyed("k1")], alice), drf_view([keyed("k1")], alice)
+    assert (first.status, again.status) == (202, 202)
+    assert again.body == first.body
+    assert len(queued(either_server)) == 1

@@ -35,10 +35,10 @@ def until(probe, within: float = 8) -> None:
 
 
 @pytest.fixture
-def worker(own_valkey, monkeypatch):
+def worker(either_server, monkeypatch):
     held = Held()
     monkeypatch.setattr(tasks, "registry", lambda: held)
-    app = Celery("transport", broker=own_valkey.url, set_as_current=False)
+    app = Celery("transport", broker=either_server.url, set_as_current=False)
     app.conf.update(
         broker_transport="ingest.transport:Transport",
         task_default_queue=name(),
@@ -56,8 +56,8 @@ def worker(own_valkey, monkeypatch):
         held.go.set()
 
 
-def test_an_entry_is_in_the_queue_or_recorded_at_every_moment(worker, own_valkey):
-    client = own_valkey.client
+def test_an_entry_is_in_the_queue_or_recorded_at_every_moment(worker, either_server):
+    client = either_server.client
     client.lpush(name(), *(task_message(uuid4(), str(n)) for n in range(20)))
     until(lambda: worker.envelopes)
     assert client.llen(name()) + client.hlen("unacked") == 20
@@ -68,9 +68,9 @@ def test_an_entry_is_in_the_queue_or_recorded_at_every_moment(worker, own_valkey
     assert sorted(set(worker.envelopes), key=int) == [str(n) for n in range(20)]
 
 
-def test_what_a_dead_worker_had_recorded_is_delivered_again(worker, own_valkey):
+def test_what_a_dead_worker_had_recorded_is_delivered_again(worker, either_server):
     worker.go.set()
-    client = own_valkey.client
+    client = either_server.client
     entry = task_message(uuid4(), "left behind").decode()
     tag = json.loads(entry)["properties"]["delivery_tag"]
     client.hset("unacked", tag, f'[{entry},"","{name()}"]')
@@ -91,9 +91,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_an_entry_no_worker_could_take_goes_to_the_dead_letters_and_blocks_nothing(broken, worker, own_valkey):
+def test_an_entry_no_worker_could_take_goes_to_the_dead_letters_and_blocks_nothing(broken, worker, either_server):
     worker.go.set()
-    client = own_valkey.client
+    client = either_server.client
     client.lpush(name(), broken)
     client.lpush(name(), task_message(uuid4(), "behind it"))
     until(lambda: worker.envelopes == ["behind it"])
