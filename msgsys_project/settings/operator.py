@@ -6,6 +6,7 @@ No network-facing process runs under this module.
 import secrets
 
 from msgsys_project import environment as env
+from msgsys_project.settings.base import SECRETS_DIR
 from msgsys_project.settings.portal import *  # noqa: F403  settings modules are read by Django as one namespace
 from msgsys_project.settings.portal import SECRET_KEY as PORTAL_SECRET_KEY
 from msgsys_project.settings.queue import *  # noqa: F403  as above
@@ -25,6 +26,6 @@ SECRET_KEY = PORTAL_SECRET_KEY or secrets.token_urlsafe(48)
 ADMIN_USER = env.text("ADMIN_USER", "admin@example.com", "Name of the first portal administrator, made by `up`.")
 ADMIN_PASS = env.secret(
     "ADMIN_PASS",
-    env.path("MSGSYS_SECRETS_DIR", env.HOME / "secrets", "Key files; readable by their owner only.") / "admin_password",
+    SECRETS_DIR / "admin_password",
     "Password of the first administrator. Empty: `up` makes one and shows it.",
 )
