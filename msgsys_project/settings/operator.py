@@ -6,7 +6,7 @@ No network-facing process runs under this module.
 import secrets
 
 from msgsys_project import environment as env
-from msgsys_project.settings.base import SECRETS_DIR
+from msgsys_project.settings.base import SECRETS_DIR as SECRETS_DIR
 from msgsys_project.settings.portal import *  # noqa: F403  settings modules are read by Django as one namespace
 from msgsys_project.settings.portal import SECRET_KEY as PORTAL_SECRET_KEY
 from msgsys_project.settings.queue import *  # noqa: F403  as above
