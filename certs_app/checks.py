@@ -63,7 +63,24 @@ def revocation_lists(app_configs: Any, **options: Any) -> list[CheckMessage]:
         lists = [x509.load_pem_x509_crl(block) for block in pem_blocks(settings.CRL_FILE.read_bytes())]
     except (OSError, ValueError) as error:
         return [Error(f"The revocation list {settings.CRL_FILE} cannot be read: {error}", hint=INIT, id="msgsys.E107")]
-    return [message for authority in authorities for message in _check_list(authority, lists)]
+    in_use = _in_use(authorities, lists)
+    roots = [one for one in in_use if one.issuer == one.subject]
+    issuing = [one for one in in_use if one.issuer != one.subject]
+    of_issuing = [message for authority in issuing for message in _check_list(authority, lists)]
+    return [message for root in roots for message in _check_list(root, lists)] + _one_is_enough(of_issuing, issuing)
+
+
+def _in_use(authorities: list[x509.Certificate], lists: list[x509.CertificateRevocationList]) -> list[x509.Certificate]:
+    """Return the CAs whose lists matter: not those that have ended, nor a root that has signed nothing yet."""
+    revoked = {(crl.issuer, entry.serial_number) for crl in lists for entry in crl}
+    parents = {authority.issuer for authority in authorities if authority.issuer != authority.subject}
+    return [
+        one
+        for one in authorities
+        if one.not_valid_after_utc > timezone.now()
+        and (one.issuer, one.serial_number) not in revoked
+        and (one.issuer != one.subject or one.subject in parents)
+    ]
 
 
 def _check_list(authority: x509.Certificate, lists: list[x509.CertificateRevocationList]) -> list[CheckMessage]:
@@ -75,7 +92,7 @@ def _check_list(authority: x509.Certificate, lists: list[x509.CertificateRevocat
             Error(f"There is no revocation list of {name}: every handshake would fail.", hint=hint, id="msgsys.E108")
         ]
     try:
-        valid = own.is_signature_valid(authority.public_key())  # type: ignore[arg-type]  # CA keys are EC
+        valid = own.is_signature_valid(authority.public_key())  # type: ignore[arg-type]  # CA keys are EC or RSA
     except (InvalidSignature, TypeError):
         valid = False
     if not valid:
@@ -83,3 +100,25 @@ def _check_list(authority: x509.Certificate, lists: list[x509.CertificateRevocat
     if own.next_update_utc is None or own.next_update_utc <= timezone.now():
         return [Error(f"The revocation list of {name} is out of date.", hint=hint, id="msgsys.E110")]
     return []
+
+
+def _one_is_enough(messages: list[CheckMessage], issuing: list[x509.Certificate]) -> list[CheckMessage]:
+    """Let an outdated list of one issuing CA be a warning while another's is good: only its own are refused."""
+    outdated = [one for one in messages if one.id == "msgsys.E110"]
+    if len(messages) != len(outdated) or len(outdated) >= len(issuing):
+        return messages
+    return [CheckWarning(one.msg, hint=one.hint, id="msgsys.W112") for one in outdated]
+
+
+@register("certificates")
+def proxy_token(app_configs: Any, **options: Any) -> list[CheckMessage]:
+    """Behind a TLS terminator, its token must be one that cannot be guessed and that stands in a header as it is."""
+    if settings.ROLE == "operator" or getattr(settings, "BEHIND_PROXY", None) is None:
+        return []
+    if len(settings.PROXY_TOKEN) >= 32 and settings.PROXY_TOKEN.replace("-", "").replace("_", "").isalnum():
+        return []
+    # The jobs run under the registry's settings.
+    role = "REGISTRY" if settings.ROLE == "jobs" else settings.ROLE.upper()
+    name = f"MSGSYS_{role}_PROXY_TOKEN"
+    hint = f"Run `manage.py up` once, or write 32 or more of A-Z, a-z, 0-9, - and _ into the file {name}_FILE names."
+    return [Error(f"{name} is missing, short or has other characters.", hint=hint, id="msgsys.E111")]

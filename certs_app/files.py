@@ -7,6 +7,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from filelock import FileLock
+
+from certs_app import windows_acl
+
 _MAX_SECRET_BYTES = 1 << 20
 
 
@@ -25,8 +29,9 @@ def read_secret(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnsafeFile(f"{path} is not a regular file")
-        # On Windows the mode bits say nothing; there the folder's ACL protects the file.
-        if sys.platform != "win32":
+        if sys.platform == "win32":
+            _check_acl(path, descriptor)
+        else:
             _check_owner_only(path, status)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(_MAX_SECRET_BYTES + 1)
@@ -59,6 +64,18 @@ def _check_owner_only(path: Path, status: os.stat_result) -> None:
         raise UnsafeFile(f"{path} belongs to user {status.st_uid}, neither root nor the one running this")
 
 
+if sys.platform == "win32":
+
+    def _check_acl(path: Path, descriptor: int) -> None:
+        # There, the mode bits say nothing.
+        others = sorted(set(windows_acl.strangers(windows_acl.of_descriptor(descriptor))))
+        if others:
+            raise UnsafeFile(
+                f"{path} can be read by {', '.join(others)}. Run: icacls {path} /inheritance:r "
+                "/grant *S-1-3-4:F *S-1-5-18:F *S-1-5-32-544:F, and remove the others"
+            )
+
+
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` in one step: readers see the old content or the new, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,11 +87,22 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(mode)
+        if sys.platform == "win32" and not mode & 0o077:
+            windows_acl.restrict(str(temporary))
         _replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def lock_beside(path: Path) -> FileLock:
+    """Return a lock on `path` for those who read it, decide and write it, in whatever process. Waits 10 s at most.
+
+    Nobody else may even open it: on Linux, reading is enough to hold such a lock, and to stop everybody by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"), timeout=10, mode=0o600)
 
 
 def _replace(temporary: Path, path: Path) -> None:

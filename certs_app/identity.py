@@ -78,3 +78,11 @@ def spiffe_identity(certificate: x509.Certificate, trust_domain: str) -> tuple[s
 
 def serial_hex(serial_number: int) -> str:
     return f"{serial_number:x}"
+
+
+def read_serial_number(text: str) -> str:
+    """Read a serial number as people copy it: upper case, colons, spaces, leading zeros, or the start a list shows."""
+    return text.lower().removeprefix("0x").translate(_BETWEEN).lstrip("0")
+
+
+_BETWEEN = str.maketrans("", "", ": …")

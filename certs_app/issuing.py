@@ -14,12 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from django.conf import settings
+from django.db import transaction
 
-from certs_app import ca_keys
-from certs_app.authority import BACKDATE
+from certs_app import audit, ca_keys, lint
+from certs_app.audit import Actor
+from certs_app.authority import BACKDATE, USAGE
 from certs_app.identity import NAME_PATTERN, serial_hex, spiffe_uri
 from certs_app.models import Certificate, Issuer
-from certs_app.profiles import EKU, MAX_DAYS, PROFILES, SERVER, key_usage
+from certs_app.profiles import DEFAULT_DAYS, EKU, PROFILES, SERVER, Profile, key_usage
 
 # Letters, digits and inner dashes (RFC 5280 §4.2.1.6); the library would take any ASCII text.
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -35,7 +37,10 @@ class IssuingRefused(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. Empty `usage` and `days` mean the role's own; `csr` is PEM."""
+    """What is asked for. Empty `usage` and `days` mean the usual ones; `csr` is PEM.
+
+    `life` is for whoever renews: as long as the one before, whatever that was.
+    """
 
     name: str
     role: str
@@ -44,6 +49,7 @@ class Request:
     dns: Sequence[str] = ()
     ip: Sequence[str] = ()
     csr: bytes = b""
+    life: timedelta | None = None
 
 
 @dataclass(frozen=True)
@@ -55,32 +61,42 @@ class Issued:
     key_pem: bytes = field(repr=False)
 
 
-def issue(request: Request, now: datetime) -> Issued:
-    """Issue a certificate. Raises IssuingRefused, CaKeyError."""
-    usage, days = _judge(request)
-    issuer = _issuing_ca(now)
+def issue(request: Request, now: datetime, by: Actor, replaces: Certificate | None = None) -> Issued:
+    """Issue a certificate, the successor of `replaces` when that is given. Raises IssuingRefused, CaKeyError."""
+    usage, life = _judge(request)
     key = None if request.csr else ec.generate_private_key(ca_keys.CURVE())
     public_key = key.public_key() if key else _key_of_csr(request.csr)
-    fingerprint = _spki_sha256(public_key)
-    _refuse_burnt_key(fingerprint, request)
-    certificate = _sign(request, usage, days, public_key, issuer, now)
-    row = Certificate.objects.create(
-        issuer=issuer,
-        serial_number=serial_hex(certificate.serial_number),
-        role=request.role,
-        name=request.name,
-        usage=usage,
-        fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
-        spki_sha256=fingerprint,
-        not_before=certificate.not_valid_before_utc,
-        not_after=certificate.not_valid_after_utc,
-        der=certificate.public_bytes(Encoding.DER),
-    )
+    with transaction.atomic():
+        # Before the key is looked at: of two who bring the same one, the second finds it taken.
+        Issuer.objects.locked()
+        issuer = _issuer_for(usage, now)
+        # Whoever stole a key may renew at the very moment that its certificate is revoked.
+        if replaces is not None and Certificate.objects.filter(pk=replaces.pk).exclude(revoked_at=None).exists():
+            raise IssuingRefused("a revoked certificate is not renewed")
+        fingerprint = _spki_sha256(public_key)
+        _refuse_burnt_key(fingerprint, public_key, request)
+        certificate = _sign(request, usage, life, public_key, issuer, now)
+        row = Certificate.objects.create(
+            issuer=issuer,
+            serial_number=serial_hex(certificate.serial_number),
+            role=request.role,
+            name=request.name,
+            usage=usage,
+            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+            spki_sha256=fingerprint,
+            not_before=certificate.not_valid_before_utc,
+            not_after=certificate.not_valid_after_utc,
+            der=certificate.public_bytes(Encoding.DER),
+            replaces=replaces,
+        )
+        until = f"{usage}, until {row.not_after:%Y-%m-%dT%H:%M:%SZ}"
+        detail = f"{until}, replaces {replaces.serial_number}" if replaces else until
+        audit.record(audit.RENEWED if replaces else audit.ISSUED, by, row, now, detail)
     chain = certificate.public_bytes(Encoding.PEM) + issuer.certificate.public_bytes(Encoding.PEM)
     return Issued(row, chain, ca_keys.private_pem(key) if key else b"")
 
 
-def _judge(request: Request) -> tuple[str, int]:
+def _judge(request: Request) -> tuple[str, timedelta]:
     profile = PROFILES.get(request.role)
     if profile is None:
         raise IssuingRefused(f"there is no role {request.role!r}; roles are {', '.join(PROFILES)}")
@@ -92,20 +108,34 @@ def _judge(request: Request) -> tuple[str, int]:
     usage = request.usage or profile.usages[0]
     if usage not in profile.usages:
         raise IssuingRefused(f"role {request.role} has no {usage} certificates, only {' or '.join(profile.usages)}")
-    days = request.days or profile.days
-    if not 1 <= days <= MAX_DAYS:
-        raise IssuingRefused(f"a certificate is valid for 1 to {MAX_DAYS} days, not {days}")
     if usage != SERVER and (request.dns or request.ip):
         raise IssuingRefused("only server certificates carry host names and addresses")
-    return usage, days
+    if usage == SERVER and not (request.dns or request.ip):
+        raise IssuingRefused("a server certificate needs the host names or addresses it is reached by: --dns, --ip")
+    return usage, _life(request, profile)
 
 
-def _issuing_ca(now: datetime) -> Issuer:
-    issuer = Issuer.objects.filter(name=Issuer.ISSUING).first()
+def _life(request: Request, profile: Profile) -> timedelta:
+    most = timedelta(days=profile.max_days)
+    if request.life is not None:
+        return min(request.life, most)
+    days = request.days or min(DEFAULT_DAYS, profile.max_days)
+    if not 1 <= days <= profile.max_days:
+        raise IssuingRefused(
+            f"a certificate of role {request.role} is valid for 1 to {profile.max_days} days, not {days}"
+        )
+    return timedelta(days=days)
+
+
+def _issuer_for(usage: str, now: datetime) -> Issuer:
+    kind = next(kind for kind, its in USAGE.items() if its == usage)
+    issuer = Issuer.objects.newest(kind, now)
     if issuer is None:
-        raise IssuingRefused("there is no CA yet: run `manage.py init_ca` first")
-    if issuer.not_after <= now:
-        raise IssuingRefused(f"the issuing CA expired on {issuer.not_after:%Y-%m-%d}")
+        if not Issuer.objects.exists():
+            raise IssuingRefused("there is no CA yet: run `manage.py init_ca` first")
+        raise IssuingRefused(
+            f"no CA for {usage} certificates stands any more: run `manage.py init_ca --add-issuer {kind}`"
+        )
     return issuer
 
 
@@ -123,13 +153,13 @@ def _key_of_csr(pem: bytes) -> _PublicKey:
     return public_key
 
 
-_KEYS = "keys are EC P-256 or P-384, Ed25519, or RSA of 3072 to 8192 bits"
+_KEYS = "keys are EC P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bits (3072 is a good choice)"
 
 
 def _acceptable(public_key: CertificatePublicKeyTypes) -> _PublicKey:
     if isinstance(public_key, ec.EllipticCurvePublicKey) and isinstance(public_key.curve, ec.SECP256R1 | ec.SECP384R1):
         return public_key
-    if isinstance(public_key, rsa.RSAPublicKey) and 3072 <= public_key.key_size <= 8192:
+    if isinstance(public_key, rsa.RSAPublicKey) and 2048 <= public_key.key_size <= 8192:
         return public_key
     if isinstance(public_key, ed25519.Ed25519PublicKey):
         return public_key
@@ -142,44 +172,50 @@ def _spki_sha256(public_key: _PublicKey) -> str:
     return digest.finalize().hex()
 
 
-def _refuse_burnt_key(fingerprint: str, request: Request) -> None:
-    """Refuse a key that was revoked, or that belongs to somebody else."""
+def _refuse_burnt_key(fingerprint: str, public_key: _PublicKey, request: Request) -> None:
+    """Refuse a key that was revoked, that belongs to somebody else, or that is a CA's."""
     others = Certificate.objects.filter(spki_sha256=fingerprint)
     if others.exclude(revoked_at=None).exists():
         raise IssuingRefused("this key belonged to a revoked certificate: make a new key")
     if others.exclude(name=request.name, role=request.role).exists():
         raise IssuingRefused("this key belongs to another certificate's owner: make a new key")
+    if any(issuer.certificate.public_key() == public_key for issuer in Issuer.objects.all()):
+        raise IssuingRefused("this key is a CA's: make a new key")
 
 
 def _sign(
-    request: Request, usage: str, days: int, public_key: _PublicKey, issuer: Issuer, now: datetime
+    request: Request, usage: str, life: timedelta, public_key: _PublicKey, issuer: Issuer, now: datetime
 ) -> x509.Certificate:
-    issuer_certificate, issuer_key = issuer.certificate, ca_keys.load(Issuer.ISSUING)
-    return (
+    issuer_certificate = issuer.certificate
+    names = _names(request)
+    issuer_key_id = issuer_certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, request.name)]))
         .issuer_name(issuer_certificate.subject)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
+        # A tenth of a short life at most: two thirds of it would be over before it began.
+        .not_valid_before(now - min(BACKDATE, life / 10))
         # A leaf never outlives its issuer: the chain would break with a certificate that still looks valid.
-        .not_valid_after(min(now + timedelta(days=days), issuer.not_after))
+        .not_valid_after(min(now + life, issuer.not_after))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(key_usage("digital_signature"), critical=True)
         .add_extension(x509.ExtendedKeyUsage([EKU[usage]]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(_names(request)), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
-            critical=False,
-        )
-        .sign(issuer_key, hashes.SHA256())
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_key_id), critical=False)
     )
+    lint.check_leaf(builder, issuer_certificate, _uri(request), usage)
+    return builder.sign(ca_keys.load(issuer.name), hashes.SHA256())
+
+
+def _uri(request: Request) -> str:
+    return spiffe_uri(settings.TRUST_DOMAIN, request.role, request.name)
 
 
 def _names(request: Request) -> list[x509.GeneralName]:
-    uri = spiffe_uri(settings.TRUST_DOMAIN, request.role, request.name)
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(_uri(request))]
     names += [x509.DNSName(_host_name(name)) for name in request.dns]
     try:
         names += [x509.IPAddress(ipaddress.ip_address(address)) for address in request.ip]

@@ -46,7 +46,7 @@ class PeerRequired:
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
-        self.revocations = Revocations(settings.CRL_FILE)
+        self.revocations = Revocations(settings.CRL_FILE, settings.CA_FILE)
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         return self.get_response(request)

@@ -1,7 +1,9 @@
 """Bounds the requests Django works on at once: each takes a thread, and Django itself knows no limit."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
+from asgiref.sync import ThreadSensitiveContext
 from django.conf import settings
 
 from certs_app.admission import ANY_ROLE, PEER, admit
@@ -33,8 +35,11 @@ class Bounded:
     def __init__(self, django: Application, *, health_for_anyone: bool = False) -> None:
         self._django = django
         self._health_for_anyone = health_for_anyone
-        self._revocations = Revocations(settings.CRL_FILE)
+        self._revocations = Revocations(settings.CRL_FILE, settings.CA_FILE)
         self._slots = asyncio.Semaphore(settings.MAX_CONCURRENT_REQUESTS)
+        # Kept from request to request, and with them their database connections: Django alone starts one for each, and
+        # to connect costs more than most requests. The last one used comes first: a quiet server has few connections.
+        self._threads = [ThreadPoolExecutor(1, "django") for _ in range(settings.MAX_CONCURRENT_REQUESTS)]
         self._may_wait = settings.MAX_CONCURRENT_REQUESTS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,10 +56,13 @@ class Bounded:
             return
         except Disconnected:
             return
+        thread = self._threads.pop()
         try:
-            # Returns when Django's thread has ended, even if the client went away before.
-            await self._django(scope, _once(body, receive), send)
+            # Returns when Django's thread has done its work, even if the client went away before.
+            async with ThreadSensitiveContext(executor=thread):
+                await self._django(scope, _once(body, receive), send)
         finally:
+            self._threads.append(thread)
             self._slots.release()
 
     def _admit_to_health(self, scope: Scope) -> None:

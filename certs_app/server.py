@@ -1,20 +1,23 @@
-"""uvicorn with direct TLS, on every OS: deadlines, body limits, and the verified caller in the request's scope."""
+"""uvicorn with direct TLS, on every OS: who is let in, and who has to go because its certificate no longer stands."""
 
 import asyncio
 import logging
+import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import uvicorn
 from django.conf import settings
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from django.utils import timezone
 
-from certs_app.admission import PEER
-from certs_app.identity import IdentityError, Peer
-from certs_app.tls import TlsFiles, listening_context
-from wire.problems import MEDIA_TYPE, Problem, retry_later
+from certs_app.doorway import Doorway
+from certs_app.http_protocol import PeerProtocol
+from certs_app.revocation import Revocations
+from certs_app.tls import TlsFiles, server_contexts
+from wire.problems import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -27,192 +30,12 @@ else:
 
 # Less than the five seconds after which the supervisor kills: what is under way ends by itself, or not at all.
 STOP_WITHIN = timedelta(seconds=4)
-# The parser has no limit of its own. A certificate passed on in a header takes 2 KiB; 32 KiB is room enough.
-MAX_HEAD_BYTES = 32 * 1024
-
-
-class DeadlineLoop(_EventLoop):
-    """An event loop whose TLS handshakes have our deadline; asyncio's own is 60 s and uvicorn passes none."""
-
-    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
-        if options.get("ssl") is not None:
-            options["ssl_handshake_timeout"] = settings.HANDSHAKE_TIMEOUT
-            options["ssl_shutdown_timeout"] = 1.0
-        return cast(asyncio.Server, await super().create_server(*args, **options))
-
-
-class PeerProtocol(HttpToolsProtocol):
-    """HTTP/1.1 over TLS: puts the caller into the scope, and bounds how long and how large a request may be."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(transport)
-        self.peer = _peer(transport)
-        self.deadline: asyncio.TimerHandle | None = None
-        self.write_deadline: asyncio.TimerHandle | None = None
-        self.refused = False
-        self.in_head = self.in_body = False
-        self.head_size = self.body_size = self.raw_body_size = 0
-        self._start_deadline()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_deadline()
-        self._stop_write_deadline()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self.refused:
-            return
-        if self.deadline is None and self._all_answered():
-            # Whatever arrives ends uvicorn's keep-alive timer, even blank lines, which begin no request.
-            self._start_deadline()
-        problem = self._grown_too_large(len(data))
-        if problem is not None:
-            self._refuse(problem)
-            return
-        super().data_received(data)
-
-    def _grown_too_large(self, arrived: int) -> Problem | None:
-        """Count what the parser has not handed over yet: it collects an endless line, header or trailer, in silence."""
-        if self.in_head:
-            self.head_size += arrived
-            return _HEAD_TOO_LARGE if self.head_size > MAX_HEAD_BYTES else None
-        if self.in_body:
-            self.raw_body_size += arrived
-            # Twice: the frames of small chunks take room as well.
-            return _too_large() if self.raw_body_size > 2 * settings.MAX_BODY_BYTES + MAX_HEAD_BYTES else None
-        return None
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.in_head = True
-        self.head_size = self.body_size = self.raw_body_size = 0
-        scope = cast(dict[str, Any], self.scope)
-        scope[PEER] = self.peer
-        self._start_deadline()
-
-    def on_headers_complete(self) -> None:
-        if self.refused:
-            return
-        problem = self._wrong_with_head()
-        if problem is not None:
-            self._refuse(problem)
-            return
-        super().on_headers_complete()
-        self.in_head, self.in_body = False, True
-
-    def _wrong_with_head(self) -> Problem | None:
-        if len(self.connections) > settings.MAX_CONNECTIONS:
-            return retry_later("overloaded", "This server holds as many connections as it may. Try again.", 1)
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
-            return _HEAD_TOO_LARGE
-        if any(name == b"content-length" and int(value) > settings.MAX_BODY_BYTES for name, value in self.headers):
-            return _too_large()
-        return None
-
-    def on_body(self, body: bytes) -> None:
-        if self.refused:
-            return
-        self.body_size += len(body)
-        if self.body_size > settings.MAX_BODY_BYTES:
-            self._refuse(_too_large())
-            return
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        if self.refused:
-            return
-        super().on_message_complete()
-        self.in_body = False
-        if self.cycle.response_complete:
-            # Answered before it was read to its end, so uvicorn's keep-alive timer has come and gone.
-            self._start_deadline()
-        else:
-            self._stop_deadline()
-
-    def pause_writing(self) -> None:
-        """Bound the wait for a client that does not read its answer: uvicorn would wait for ever."""
-        super().pause_writing()
-        self.write_deadline = self.loop.call_later(settings.REQUEST_TIMEOUT, self._abort)
-
-    def resume_writing(self) -> None:
-        self._stop_write_deadline()
-        super().resume_writing()
-
-    def send_400_response(self, msg: str) -> None:
-        if not self.refused:
-            self._refuse(Problem("malformed_request", "This is not HTTP/1.1 as we understand it."))
-
-    def _refuse(self, problem: Problem) -> None:
-        """Answer without the application and close: the rest of the request is not read."""
-        self.refused = True
-        if self._is_next_to_answer():
-            self.transport.write(_answer(problem))
-        if self.in_body:
-            # The application has the first part already: it must not answer as well.
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        self.transport.close()
-
-    def _is_next_to_answer(self) -> bool:
-        """Tell whether the client would take an answer now for that of the request being read.
-
-        Not so after the application's own answer has begun, nor while an earlier pipelined request waits for one.
-        """
-        if self.in_body:
-            return not self.cycle.response_started and not self.pipeline
-        return self._all_answered()
-
-    def _all_answered(self) -> bool:
-        newest = cast("RequestResponseCycle | None", self.cycle)
-        return newest is None or newest.response_complete
-
-    def _start_deadline(self) -> None:
-        self._stop_deadline()
-        self.deadline = self.loop.call_later(settings.REQUEST_TIMEOUT, self._abort)
-
-    def _stop_deadline(self) -> None:
-        if self.deadline is not None:
-            self.deadline.cancel()
-            self.deadline = None
-
-    def _abort(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.abort()
-
-    def _stop_write_deadline(self) -> None:
-        if self.write_deadline is not None:
-            self.write_deadline.cancel()
-            self.write_deadline = None
-
-
-_HEAD_TOO_LARGE = Problem("headers_too_large", f"Address and headers together hold at most {MAX_HEAD_BYTES} bytes.")
-
-
-def _too_large() -> Problem:
-    return Problem("too_large", f"A request body holds at most {settings.MAX_BODY_BYTES} bytes.")
-
-
-def _answer(problem: Problem) -> bytes:
-    body = problem.body()
-    headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), "connection": "close", **problem.headers}
-    lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-    return STATUS_LINE[problem.status] + lines.encode() + b"\r\n" + body
-
-
-def _peer(transport: asyncio.Transport) -> Peer | None:
-    connection = transport.get_extra_info("ssl_object")
-    der = connection.getpeercert(binary_form=True) if connection else None
-    if der is None:
-        return None
-    try:
-        return Peer.from_der(der, settings.TRUST_DOMAIN)
-    except IdentityError as error:
-        logger.warning("a certificate of our CA names no identity we know", extra={"reason": str(error)})
-        return None
+# uvicorn ticks every 0.1 s. A look at a connection costs about 2 µs.
+LOOK_EVERY_TICKS = 5
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    return cast(asyncio.AbstractEventLoop, DeadlineLoop())
+    return cast(asyncio.AbstractEventLoop, _EventLoop())
 
 
 @dataclass(frozen=True)
@@ -225,17 +48,54 @@ class Listener:
     client_certificates: bool = True
 
 
-def build_server(application: Any, listener: Listener, *, lifespan: str = "off") -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """A server whose open connections end with the certificates they were opened with."""
+
+    def __init__(self, config: uvicorn.Config, doorway: Doorway, revocations: Revocations) -> None:
+        super().__init__(config)
+        self._doorway = doorway
+        self._revocations = revocations
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % LOOK_EVERY_TICKS == 0:
+            self._close_refused(timezone.now())
+        return await super().on_tick(counter)
+
+    def _close_refused(self, now: datetime) -> None:
+        for connection in list(self.server_state.connections):
+            caller = cast(PeerProtocol, connection)
+            if caller.peer is None:
+                continue
+            try:
+                self._revocations.check(caller.peer, now)
+            except Problem as problem:
+                # Without a list nobody is served either way; whoever is still connected then needs no new handshake.
+                if problem.code != "revocation_unknown":
+                    caller.end(problem.code)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._doorway.close()
+        await super().shutdown(sockets)
+
+    def _log_started_message(self, listeners: Sequence[socket.SocketType]) -> None:
+        # uvicorn knows nothing of our TLS: its own line would say http://.
+        for listening in listeners:
+            host, port = listening.getsockname()[:2]
+            logger.info("listening with TLS", extra={"address": host, "port": port})
+
+
+def build_server(application: Any, listener: Listener, *, lifespan: str = "off") -> Server:
     """Build the server; `.run()` serves until SIGINT or SIGTERM, then finishes what is under way.
 
-    Raises OSError, ssl.SSLError or UnsafeFile when a certificate or key cannot be used.
+    Raises OSError, ssl.SSLError, ValueError or UnsafeFile when a certificate, key or list cannot be used.
     """
-    context = listening_context(listener.files, client_certificates=listener.client_certificates)
+    contexts = server_contexts(listener.files, client_certificates=listener.client_certificates)
+    doorway = Doorway(contexts, PeerProtocol)
     config = uvicorn.Config(
         application,
         host=listener.host,
         port=listener.port,
-        http=PeerProtocol,
+        http=doorway,  # type: ignore[arg-type]  # called like a protocol class, with the same arguments
         ws="none",
         loop="certs_app.server:new_event_loop",
         lifespan=lifespan,  # type: ignore[arg-type]  # "on" and "off" are its literals
@@ -246,6 +106,5 @@ def build_server(application: Any, listener: Listener, *, lifespan: str = "off")
         server_header=False,
         timeout_keep_alive=settings.KEEP_ALIVE,
         timeout_graceful_shutdown=int(STOP_WITHIN.total_seconds()),
-        ssl_context_factory=lambda _config, _default: context,
     )
-    return uvicorn.Server(config)
+    return Server(config, doorway, Revocations(listener.files.crl, listener.files.ca))

@@ -1,5 +1,6 @@
 """A live server over TLS, and the clients that try it: Python's ssl and curl."""
 
+import asyncio
 import json
 import socket
 import ssl
@@ -18,6 +19,7 @@ from django.db import transaction
 from django.test import override_settings
 from django.utils import timezone
 
+from certs_app import server as server_module
 from certs_app.admission import ANY_ROLE, PEER, admit
 from certs_app.authority import init_ca
 from certs_app.revocation import Revocations
@@ -28,6 +30,8 @@ from conftest import People
 from wire.problems import Problem
 
 SMALL_BODY = 65536
+# How long an answer of /slow takes: longer than the server waits between two looks at its connections.
+SLOW_SECONDS = 1.5
 
 
 def until(true: Callable[[], Any], within: float = 5.0) -> None:
@@ -43,13 +47,15 @@ class Door:
 
     def __init__(self) -> None:
         self.reached: list[str] = []
-        self.revocations = Revocations(django_settings.CRL_FILE)
+        self.revocations = Revocations(django_settings.CRL_FILE, django_settings.CA_FILE)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.reached.append(scope["path"])
         if scope["path"] == "/endless":
             await self._stream(send)
             return
+        if scope["path"] == "/slow":
+            await asyncio.sleep(SLOW_SECONDS)
         if scope["path"] == "/hasty":
             await self._send(send, 200, b"{}")
             return
@@ -66,7 +72,7 @@ class Door:
         except Problem as problem:
             await self._send(send, problem.status, problem.body())
             return
-        answer = {"peer": f"{peer.role}/{peer.name}", "bytes": size, "path": scope["path"]}
+        answer = {"peer": f"{peer.role}/{peer.name}", "bytes": size, "path": scope["path"], "scheme": scope["scheme"]}
         await self._send(send, 200, json.dumps(answer).encode())
 
     async def _stream(self, send: Any) -> None:
@@ -237,7 +243,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, dj
     files = {"PKI_DIR": folder, "CA_FILE": folder / "ca.crt", "CRL_FILE": folder / "crl.pem"}
     limits = {"HANDSHAKE_TIMEOUT": 1, "REQUEST_TIMEOUT": 0.5, "MAX_BODY_BYTES": SMALL_BODY}
     with override_settings(**files, CA_KEYS_DIR=folder / "ca"), django_db_blocker.unblock(), transaction.atomic():
-        init_ca(timezone.now())
+        init_ca(timezone.now(), People.operator)
         people = People(folder)
         people.issue("localhost", "registry", dns=["localhost"], ip=["127.0.0.1"])
         people.issue("alice", "client")
@@ -267,6 +273,13 @@ def served(people: People) -> People:
     people.issue("localhost", "registry", dns=["localhost"], ip=["127.0.0.1"])
     people.issue("alice", "client")
     return people
+
+
+@pytest.fixture(params=["ours", "asyncio"])
+def every_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run servers on uvloop and on asyncio's own loop. Windows has only the latter kind."""
+    if request.param == "asyncio":
+        monkeypatch.setattr(server_module, "_EventLoop", asyncio.SelectorEventLoop)
 
 
 @pytest.fixture

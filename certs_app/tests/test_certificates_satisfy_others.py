@@ -62,18 +62,18 @@ def test_openssl_refuses_when_the_list_is_out_of_date(people: People) -> None:
 
 
 def test_cryptography_verifies_clients_and_servers(people: People) -> None:
-    root, issuing = (Issuer.objects.get(name=which).certificate for which in (Issuer.ROOT, Issuer.ISSUING))
+    root, clients, servers = (issuer.certificate for issuer in Issuer.objects.order_by("id"))
     policy = PolicyBuilder().store(Store([root])).time(timezone.now()).max_chain_depth(2)
     client = people.issue("alice", "client").row.certificate
     server = people.issue("node", "registry", dns=["node.example.org"], ip=["192.0.2.7"]).row.certificate
 
-    verified = policy.build_client_verifier().verify(client, [issuing])
+    verified = policy.build_client_verifier().verify(client, [clients])
     assert verified.subjects == [x509.UniformResourceIdentifier("spiffe://msgsys/client/alice")]
-    assert len(policy.build_server_verifier(x509.DNSName("node.example.org")).verify(server, [issuing])) == 3
+    assert len(policy.build_server_verifier(x509.DNSName("node.example.org")).verify(server, [servers])) == 3
     with pytest.raises(VerificationError):
-        policy.build_client_verifier().verify(server, [issuing])
+        policy.build_client_verifier().verify(server, [servers])
     with pytest.raises(VerificationError):
-        policy.build_server_verifier(x509.DNSName("alice")).verify(client, [issuing])
+        policy.build_server_verifier(x509.DNSName("alice")).verify(client, [clients])
 
 
 @pytest.mark.parametrize(("role", "usage"), COMBINATIONS)

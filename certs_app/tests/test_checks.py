@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from certs_app.issuing import Request, issue
 from certs_app.models import Crl, Issuer
+from certs_app.revocation import pem_blocks
 from certs_app.revocation_lists import publish
 from conftest import People
 
@@ -68,7 +69,7 @@ def soon_expired(folder: Path) -> None:
 
 
 def _issued(folder: Path, when: Any, days: int) -> None:
-    issued = issue(Request("localhost", "registry", days=days, dns=["localhost"]), when)
+    issued = issue(Request("localhost", "registry", days=days, dns=["localhost"]), when, People.operator)
     (folder / "localhost.crt").write_bytes(issued.chain_pem)
     (folder / "localhost.key").write_bytes(issued.key_pem)
 
@@ -91,11 +92,12 @@ def list_cut_short(folder: Path) -> None:
 
 
 def no_list_of_the_root(folder: Path) -> None:
-    (folder / "crl.pem").write_bytes(_list_of(Issuer.ISSUING).public_bytes(Encoding.PEM))
+    lists = (_list_of(Issuer.CLIENTS), _list_of(Issuer.SERVERS))
+    (folder / "crl.pem").write_bytes(b"".join(crl.public_bytes(Encoding.PEM) for crl in lists))
 
 
 def forged_list(folder: Path) -> None:
-    genuine = _list_of(Issuer.ISSUING)
+    genuine = _list_of(Issuer.CLIENTS)
     forged = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(genuine.issuer)
@@ -103,12 +105,20 @@ def forged_list(folder: Path) -> None:
         .next_update(timezone.now() + timedelta(days=1))
         .sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
     )
-    lists = (_list_of(Issuer.ROOT), forged)
+    lists = (_list_of(Issuer.ROOT), forged, _list_of(Issuer.SERVERS))
     (folder / "crl.pem").write_bytes(b"".join(crl.public_bytes(Encoding.PEM) for crl in lists))
 
 
-def list_out_of_date(folder: Path) -> None:
+def lists_out_of_date(folder: Path) -> None:
     publish(timezone.now() - timedelta(days=30))
+
+
+def one_list_out_of_date(folder: Path) -> None:
+    good = (folder / "crl.pem").read_bytes()
+    publish(timezone.now() - timedelta(days=30))
+    *_, servers = pem_blocks(good)
+    root, clients, _ = pem_blocks((folder / "crl.pem").read_bytes())
+    (folder / "crl.pem").write_bytes(root + clients + servers)
 
 
 def _list_of(issuer: str) -> x509.CertificateRevocationList:
@@ -132,13 +142,14 @@ def _list_of(issuer: str) -> x509.CertificateRevocationList:
         (list_cut_short, "msgsys.E107"),
         (no_list_of_the_root, "msgsys.E108"),
         (forged_list, "msgsys.E109"),
-        (list_out_of_date, "msgsys.E110"),
+        (lists_out_of_date, "msgsys.E110"),
+        (one_list_out_of_date, "msgsys.W112"),
     ],
 )
 def test_each_misconfiguration_has_its_id(configured: People, misconfigure: Callable[[Path], None], id: str) -> None:
     misconfigure(configured.folder)
 
-    assert found() == [id]
+    assert set(found()) == {id}
 
 
 def test_the_client_pair_is_checked_as_well(configured: People, settings: Any) -> None:

@@ -1,5 +1,7 @@
 """The commands an operator types."""
 
+import json
+import shlex
 import stat
 from io import StringIO
 from pathlib import Path
@@ -10,9 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, load_command_class
+from django.utils import timezone
 
 from certs_app.ca_keys import path_of
+from certs_app.management import finding
 from certs_app.models import Certificate, Crl, Issuer
 from certs_app.tests.test_revocation_lists import listed, number, published
 from conftest import People
@@ -44,16 +48,18 @@ def nothing_yet(transactional_db: None, tmp_path: Path, settings: Any) -> Path:
     return tmp_path
 
 
-def test_init_ca_makes_both_cas_and_their_files(nothing_yet: Path) -> None:
+def test_init_ca_makes_the_cas_and_their_files(nothing_yet: Path) -> None:
     said = run("init_ca")
 
-    root, issuing = x509.load_pem_x509_certificates((nothing_yet / "ca.crt").read_bytes())
-    issuing.verify_directly_issued_by(root)
+    root, *issuing = x509.load_pem_x509_certificates((nothing_yet / "ca.crt").read_bytes())
+    assert len(issuing) == 2
+    for one in issuing:
+        one.verify_directly_issued_by(root)
     assert str(path_of(Issuer.ROOT)) in said
-    for name in (Issuer.ROOT, Issuer.ISSUING):
+    for name in (Issuer.ROOT, Issuer.CLIENTS, Issuer.SERVERS):
         assert mode(path_of(name)) == 0o600
     assert mode(nothing_yet / "ca") == 0o700
-    assert number(published()) == 1
+    assert number(published()) == Crl.objects.get(issuer__name=Issuer.CLIENTS).number
 
 
 def test_a_second_init_ca_is_refused_and_changes_nothing(nothing_yet: Path) -> None:
@@ -65,7 +71,7 @@ def test_a_second_init_ca_is_refused_and_changes_nothing(nothing_yet: Path) -> N
     assert {file: file.read_bytes() for file in nothing_yet.rglob("*") if file.is_file()} == before
 
 
-@pytest.mark.parametrize("half", [Issuer.ROOT, Issuer.ISSUING])
+@pytest.mark.parametrize("half", [Issuer.ROOT, Issuer.CLIENTS, Issuer.SERVERS])
 def test_a_key_without_its_database_is_never_overwritten(nothing_yet: Path, half: str) -> None:
     path_of(half).parent.mkdir()
     path_of(half).write_bytes(b"the only copy")
@@ -146,8 +152,8 @@ def test_an_existing_key_is_never_overwritten(people: People) -> None:
 def test_issue_cert_passes_a_refusal_on_in_words(people: People) -> None:
     assert "use 1 to 64 of a-z" in refused("issue_cert", "Alice", "--role", "client")
     assert "not 1000" in refused("issue_cert", "alice", "--role", "client", "--days", "1000")
-    path_of(Issuer.ISSUING).unlink()
-    assert "the key of the issuing CA cannot be used" in refused("issue_cert", "alice", "--role", "client")
+    path_of(Issuer.CLIENTS).unlink()
+    assert "the key of the clients CA cannot be used" in refused("issue_cert", "alice", "--role", "client")
 
 
 # --- revoke_cert ------------------------------------------------------------------------------------------------------
@@ -207,7 +213,7 @@ def test_revoking_again_publishes_again(people: People) -> None:
 
 def test_without_the_key_revoke_cert_says_that_nothing_was_revoked(people: People) -> None:
     people.issue("alice", "client")
-    path_of(Issuer.ISSUING).unlink()
+    path_of(Issuer.CLIENTS).unlink()
 
     assert "Nothing was revoked" in refused("revoke_cert", "alice")
     assert Certificate.objects.get().revoked_at is None
@@ -232,11 +238,84 @@ def test_list_certs_shows_state_and_filters(people: People) -> None:
     assert "root" not in run("list_certs", "--role", "client")
 
 
+@pytest.fixture
+def ending(people: People) -> People:
+    """alice has 5 days left, bob 50; dora is revoked, erin was replaced, and both would end tomorrow."""
+    for name, days in (("alice", 5), ("bob", 50), ("dora", 1), ("erin", 1)):
+        people.issue(name, "client", days=days)
+    people.revoke("dora")
+    Certificate.objects.filter(name="erin").update(superseded_at=timezone.now())
+    return people
+
+
+def listing(*arguments: str) -> list[dict[str, str]]:
+    return list(json.loads(run("list_certs", "--json", *arguments)))
+
+
+def test_list_certs_shows_what_expires_soon_and_is_still_needed(ending: People) -> None:
+    assert [one["name"] for one in listing("--expiring", "6")] == ["alice"]
+    assert [one["name"] for one in listing("--expiring", "60")] == ["alice", "bob"]
+    assert listing("--expiring", "4") == []
+
+
+def test_list_certs_shows_the_cas_that_expire_before_them(ending: People) -> None:
+    names = [one["name"] for one in listing("--expiring", "1096")]
+    assert names == ["clients", "servers", "alice", "bob"]
+    assert [one["name"] for one in listing("--expiring", "3651")][:3] == ["root", "clients", "servers"]
+    assert {one["usage"] for one in listing("--expiring", "3651")[:3]} == {"ca"}
+    assert "(CA)" in run("list_certs", "--expiring", "1096")
+
+
+def test_list_certs_for_programs_says_all_that_the_table_says_and_more(ending: People) -> None:
+    row = Certificate.objects.get(name="dora")
+
+    (one,) = [one for one in listing() if one["name"] == "dora"]
+
+    assert one == {
+        "state": "revoked",
+        "role": "client",
+        "name": "dora",
+        "usage": "client",
+        "serial_number": row.serial_number,
+        "not_before": row.not_before.isoformat(),
+        "not_after": row.not_after.isoformat(),
+        "reason": "",
+    }
+    assert {one["name"]: one["state"] for one in listing()} == {
+        "alice": "valid",
+        "bob": "valid",
+        "dora": "revoked",
+        "erin": "superseded",
+    }
+    assert listing("--role", "admin") == []
+
+
+def test_every_command_of_the_ca_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(finding.__file__).parent / "commands"
+    for command in sorted(file.stem for file in folder.glob("[a-z]*.py")):
+        with pytest.raises(SystemExit) as ended:
+            call_command(command, "--help")
+        assert ended.value.code == 0
+        said = capsys.readouterr().out
+        assert f"usage: manage.py {command}" in said or f" {command} " in said.splitlines()[0]
+        assert len(said) > 500
+
+
+@pytest.mark.parametrize("command", ["check_tls", "export_p12", "list_audit", "show_cert"])
+def test_the_examples_in_a_help_text_can_be_parsed(command: str) -> None:
+    loaded = load_command_class("certs_app", command)
+    parser = loaded.create_parser("manage.py", command)
+
+    for _, arguments in loaded.examples:
+        parser.parse_args(shlex.split(arguments))
+    assert f"manage.py {command} {loaded.examples[0][1]}\n" in parser.format_help()
+
+
 def test_publish_crl_issues_the_next_list(people: People) -> None:
     said = run("publish_crl")
 
-    assert "Published list 2" in said
-    assert Crl.objects.filter(issuer__name=Issuer.ISSUING).count() == 2
+    assert f"Published list {number(published())} of the clients CA" in said
+    assert Crl.objects.filter(issuer__name=Issuer.CLIENTS).count() == 2
 
 
 def test_publish_crl_without_a_ca_says_what_to_do(nothing_yet: Path) -> None:
@@ -244,6 +323,6 @@ def test_publish_crl_without_a_ca_says_what_to_do(nothing_yet: Path) -> None:
 
 
 def test_publish_crl_without_its_key_says_so(people: People) -> None:
-    path_of(Issuer.ISSUING).chmod(0o644)
+    path_of(Issuer.CLIENTS).chmod(0o644)
 
     assert "chmod 600" in refused("publish_crl")

@@ -2,6 +2,7 @@
 
 import shutil
 import ssl
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,58 +15,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from django.utils import timezone
 
-from certs_app import ca_keys, revocation_lists
-from certs_app.authority import _certificate
-from certs_app.issuing import Request, issue
+from certs_app import ca_keys, revocation, revocation_lists
 from certs_app.models import Crl, Issuer
 from certs_app.tests.conftest import Connection, Door, Live, serving, until
+from certs_app.tests.strangers import strangers
 from conftest import People
 
 
 @pytest.fixture
-def strangers(served: People) -> People:
-    """Everybody who must not come in. carol has a certificate of another CA of the very same names."""
-    served.issue("bob", "client")
-    served.revoke("bob", "key_compromise")
-    served.issue("frank", "registry", dns=["frank.example.org"])
-    _erin(served)
-    _carol(served)
-    return served
-
-
-def _erin(people: People) -> None:
-    issued = issue(Request(name="erin", role="client", days=1), timezone.now() - timedelta(days=2))
-    (people.folder / "erin.crt").write_bytes(issued.chain_pem)
-    (people.folder / "erin.key").write_bytes(issued.key_pem)
-
-
-def _carol(people: People) -> None:
-    now = timezone.now()
-    other_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    subject = Issuer.objects.get(name=Issuer.ISSUING).certificate.subject
-    other = _certificate(subject, other_key.public_key(), subject, other_key, now, timedelta(days=9), path_length=0)
-    genuine = x509.load_pem_x509_certificate((people.folder / "alice.crt").read_bytes())
-    builder = (
-        x509.CertificateBuilder(
-            extensions=[e for e in genuine.extensions if not isinstance(e.value, x509.AuthorityKeyIdentifier)]
-        )
-        .subject_name(genuine.subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(genuine.serial_number + 1)
-        .not_valid_before(genuine.not_valid_before_utc)
-        .not_valid_after(genuine.not_valid_after_utc)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(other_key.public_key()), critical=False)
-    )
-    certificate = builder.sign(other_key, hashes.SHA256())
-    chain = certificate.public_bytes(Encoding.PEM) + other.public_bytes(Encoding.PEM)
-    (people.folder / "carol.crt").write_bytes(chain)
-    (people.folder / "carol.key").write_bytes(ca_keys.private_pem(key))
-
-
-@pytest.fixture
-def guarded(strangers: People) -> Iterator[Live]:
-    with serving(Door(), strangers.folder) as running:
+def guarded(served: People) -> Iterator[Live]:
+    strangers(served)
+    with serving(Door(), served.folder) as running:
         yield running
 
 
@@ -145,7 +105,7 @@ def test_an_expired_list_closes_the_door_for_everybody(served: People, settings:
 
 
 def test_a_missing_list_of_the_root_closes_the_door_for_everybody(served: People, settings: Any) -> None:
-    newest = Crl.objects.filter(issuer__name=Issuer.ISSUING).latest("number")
+    newest = Crl.objects.filter(issuer__name=Issuer.CLIENTS).latest("number")
     only_issuing = x509.load_der_x509_crl(bytes(newest.der)).public_bytes(Encoding.PEM)
     settings.CRL_FILE.write_bytes(only_issuing)
 
@@ -191,7 +151,10 @@ def test_two_revocations_within_one_second_both_count(served: People) -> None:
         assert live.get("alice").status == 200
 
 
-def test_a_junk_list_keeps_the_last_good_one(guarded: Live, settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_junk_list_keeps_the_last_good_one(
+    guarded: Live, settings: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation, "SETTLING_SECONDS", 0)
     assert guarded.get("alice").status == 200
     settings.CRL_FILE.write_bytes(b"not a list")
 
@@ -225,13 +188,16 @@ def test_a_renewed_server_certificate_is_served_without_a_restart(live: Live, se
     assert serial_number() == renewed.row.serial_number
 
 
-def test_half_a_renewal_keeps_the_last_good_pair_until_the_other_half_comes(live: Live, served: People) -> None:
+def test_half_a_renewal_keeps_the_last_good_pair_until_the_other_half_comes(
+    live: Live, served: People, caplog: pytest.LogCaptureFixture
+) -> None:
     old = served.folder / "old.key"
     shutil.copy(served.folder / "localhost.key", old)
     served.issue("localhost", "registry", dns=["localhost"])
     new = (served.folder / "localhost.key").read_bytes()
     old.replace(served.folder / "localhost.key")
     assert live.get("alice").status == 200
+    assert "cannot be used" not in caplog.text, "a pair that is being replaced is no error"
 
     key = served.folder / "localhost.key"
     key.write_bytes(new)
@@ -241,6 +207,19 @@ def test_half_a_renewal_keeps_the_last_good_pair_until_the_other_half_comes(live
     assert shown == x509.load_pem_x509_certificate((served.folder / "localhost.crt").read_bytes()).public_bytes(
         Encoding.DER
     )
+
+
+def test_a_pair_that_does_not_fit_is_an_error_once_its_files_have_settled(
+    live: Live, served: People, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocation, "SETTLING_SECONDS", 0.3)
+    shutil.copy(served.folder / "alice.key", served.folder / "localhost.key")
+    time.sleep(0.4)
+
+    for _ in range(3):
+        assert live.get("alice").status == 200
+
+    assert caplog.text.count("new TLS files cannot be used") == 1
 
 
 def test_a_key_made_private_again_is_taken_up(live: Live, served: People) -> None:
@@ -278,8 +257,8 @@ def test_a_certificate_that_breaks_rfc_5280_is_refused(served: People) -> None:
         .not_valid_before(genuine.not_valid_before_utc)
         .not_valid_after(genuine.not_valid_after_utc)
     )
-    sloppy = builder.sign(ca_keys.load(Issuer.ISSUING), hashes.SHA256()).public_bytes(Encoding.PEM)
-    issuing = Issuer.objects.get(name=Issuer.ISSUING).certificate.public_bytes(Encoding.PEM)
+    sloppy = builder.sign(ca_keys.load(Issuer.CLIENTS), hashes.SHA256()).public_bytes(Encoding.PEM)
+    issuing = Issuer.objects.get(name=Issuer.CLIENTS).certificate.public_bytes(Encoding.PEM)
     (served.folder / "alice.crt").write_bytes(sloppy + issuing)
 
     with serving(Door(), served.folder) as live:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from certs_app.server import MAX_HEAD_BYTES
+from certs_app.http_protocol import MAX_HEAD_BYTES
 from certs_app.tests.conftest import SMALL_BODY, Connection, Door, Live, serving
 from conftest import People
 
