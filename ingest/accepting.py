@@ -1,8 +1,9 @@
-"""Accept a request: from its parts to the answer. One set of steps, driven by asyncio or by a thread."""
+"""Accept a request: from its parts to the answer. One set of steps, for an event loop and for threads."""
 
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,9 +15,10 @@ from django.conf import settings
 from certs_app.identity import Peer
 from ingest import groups, metrics, parsing
 from ingest.groups import Intake
-from ingest.queue import AsyncQueue, SyncQueue, sync_queue
-from ingest.rate_limit import WINDOW, RateLimiter
-from ingest.sealer import Sealing
+from ingest.ledger import ledger
+from ingest.queue import AsyncQueue, no_answer
+from ingest.rate_limit import RateLimiter, RateLimits
+from ingest.sealer import Sealer, Sealing
 from wire import rules
 from wire.ids import following
 from wire.problems import Problem, retry_later
@@ -36,45 +38,42 @@ class Answer:
 
 
 class Acceptor:
-    """What both ways share: the rules of one request before and after its commit."""
+    """The group commit: what arrives in one tick of the event loop shares seal, signature, round trip."""
 
     def __init__(self) -> None:
         self.sealing = Sealing()
-        self.limiter = RateLimiter(settings.RATE_LIMIT_PER_MINUTE)
-
-    def begin(self, peer: Peer, parsed: parsing.Parsed) -> tuple[Intake, dict[str, str]]:
-        """Count the request against its client's limit, bad messages included: they cost as much. Raises Problem."""
-        now = time.time()
-        headers = self.limiter.admit(peer.name, len(parsed.checked), now)
-        return Intake.start(peer, parsed, now), headers
-
-    def learn(self, intakes: Sequence[Intake], totals: Sequence[int], now: float) -> None:
-        for client, total in zip(groups.rate_counts(intakes), totals, strict=True):
-            self.limiter.learn(client, int(now) // WINDOW, total)
-
-
-class AsyncAcceptor(Acceptor):
-    """The accept path's group commit: what arrives in one tick of the event loop shares seal, signature, round trip."""
-
-    def __init__(self) -> None:
-        super().__init__()
+        self.limiter = RateLimiter(RateLimits(settings.RATE_LIMIT_PER_MINUTE, settings.RATE_LIMITS_FILE))
+        self.ledger = ledger()
         self._queue = AsyncQueue()
-        self._waiting: deque[tuple[Intake, asyncio.Future[None]]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._running: asyncio.Task[None] | None = None
 
-    async def accept(self, intake: Intake) -> None:
-        """Wait until `intake` is queued or known as a replay. Raises Problem, within REDIS_TIMEOUT."""
+    def begin(self, peer: Peer, parsed: parsing.Parsed) -> Intake:
+        """Make ids for a request, unless its client is known to be over its limit. Raises Problem."""
+        intake = Intake.start(peer, parsed, time.time())
+        self.limiter.check(peer.name, intake.cost)
+        return intake
+
+    async def accept(self, intake: Intake) -> dict[str, str]:
+        """Wait until `intake` is queued or known as a replay, then return headers for the answer.
+
+        Raises Problem, within REDIS_TIMEOUT.
+        """
         if len(self._waiting) >= MAX_WAITING:
             raise retry_later("queue_unavailable", "More is waiting than the queue takes. Send the message again.", 1)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((intake, future))
+        waiting = Waiting(intake, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
         try:
             async with asyncio.timeout(settings.REDIS_TIMEOUT):
-                await future
+                await waiting.future
         except TimeoutError:
-            raise retry_later("queue_unavailable", "The queue does not answer. Send the message again.", 5) from None
+            raise no_answer() from None
+        return self.limiter.headers(intake.peer.name)
+
+    async def close(self) -> None:
+        await self._queue.close()
 
     async def _run(self) -> None:
         # One turn of the loop: everything that is being read right now joins this group.
@@ -82,81 +81,132 @@ class AsyncAcceptor(Acceptor):
         while self._waiting:
             group = self._next_group()
             try:
-                await self._commit(group)
+                await self._accept(group)
             except Problem as problem:
-                _fail(group, problem)
+                _refuse(group, problem)
             except Exception as error:
                 logger.exception("a group could not be committed", extra={"reason": type(error).__name__})
-                _fail(group, Problem("internal_error", "The message was not accepted. Send it again."))
+                _refuse(group, Problem("internal_error", "The message was not accepted. Send it again."))
 
-    def _next_group(self) -> dict[int, tuple[Intake, asyncio.Future[None]]]:
-        group: dict[int, tuple[Intake, asyncio.Future[None]]] = {}
+    def _next_group(self) -> list["Waiting"]:
+        group: list[Waiting] = []
         size = 0
         while self._waiting and size < groups.MAX_GROUP_MESSAGES:
-            intake, future = self._waiting.popleft()
-            # Whoever has gone away or has its 503 already must not be queued behind its back.
-            if not future.done():
-                group[id(intake)] = intake, future
-                size += len(intake.parsed.good)
+            group.append(self._waiting.popleft())
+            size += group[-1].intake.cost
         return group
 
-    async def _commit(self, group: dict[int, tuple[Intake, asyncio.Future[None]]]) -> None:
+    async def _accept(self, group: list["Waiting"]) -> None:
         # First: a claim must not be made for what cannot be signed.
         sealer = self.sealing.current()
-        intakes = [intake for intake, _ in group.values()]
-        keyed = [intake for intake in intakes if intake.parsed.key is not None]
-        if keyed:
-            answers = await self._queue.claim(groups.claim(keyed, time.time()))
-            for intake, answer in zip(keyed, answers, strict=True):
-                problem = groups.settle(intake, answer)
-                future = group[id(intake)][1]
-                if problem or intake.replayed:
-                    intakes.remove(intake)
-                    _finish(future, problem)
-        if intakes:
-            now = time.time()
-            call = groups.commit(intakes, sealer, now, settings.MAX_QUEUE_LENGTH)
-            with metrics.COMMIT_SECONDS.time():
-                totals = await self._queue.commit(call)
-            metrics.GROUP_MESSAGES.observe(sum(groups.rate_counts(intakes).values()))
-            self.learn(intakes, totals, now)
-        for _, future in group.values():
-            _finish(future, None)
+        group = self._within_limits(_open(group))
+        await self._claim(group)
+        group = _open(group)
+        over = await self._commit(group, sealer, self.limiter.limits_of({one.intake.peer.name: 0 for one in group}))
+        if over:
+            for place in over:
+                self._refuse_over(group[place], self.limiter.left(group[place].intake.peer.name))
+            group = _open(group)
+            # These have paid: nobody can be over its limit a second time.
+            await self._commit(group, sealer, {})
+        for one in group:
+            one.finish()
+
+    def _within_limits(self, group: list["Waiting"]) -> list["Waiting"]:
+        """Refuse what is known not to fit: Redis would, but only after it was sealed."""
+        left: dict[str, float] = {}
+        for one in group:
+            client, cost = one.intake.peer.name, one.intake.cost
+            left.setdefault(client, self.limiter.left(client))
+            if cost <= left[client]:
+                left[client] -= cost
+            else:
+                self._refuse_over(one, left[client])
+        return _open(group)
+
+    def _refuse_over(self, one: "Waiting", left: float) -> None:
+        one.refuse(self.limiter.refusal(one.intake.peer.name, one.intake.cost, left))
+
+    async def _claim(self, group: list["Waiting"]) -> None:
+        """Claim the idempotency keys, and refuse those that another request holds."""
+        keyed = [one for one in group if one.intake.is_keyed]
+        if not keyed:
+            return
+        answers = await self._queue.claim(groups.claim([one.intake for one in keyed], time.time()))
+        for one, answer in zip(keyed, answers, strict=True):
+            problem = groups.settle(one.intake, answer)
+            if problem is not None:
+                one.refuse(problem)
+
+    async def _commit(self, group: list["Waiting"], sealer: Sealer, limits: dict[str, int]) -> Sequence[int]:
+        """Queue a group, or nothing of it: then return the places of those over their limits."""
+        if not group:
+            return ()
+        intakes = [one.intake for one in group]
+        with metrics.COMMIT_SECONDS.time():
+            commit = groups.commit(intakes, sealer, time.time(), settings.MAX_QUEUE_LENGTH, limits)
+            committed = await self._queue.commit(commit.call)
+        for client, left in zip(limits, committed.left, strict=True):
+            self.limiter.learn(client, left)
+        if not committed.over:
+            # On the event loop: one write of some hundred bytes to the page cache costs less than a thread.
+            self.ledger.record(commit.lines)
+            metrics.GROUP_MESSAGES.observe(sum(intake.cost for intake in intakes))
+        return committed.over
 
 
-def _finish(future: asyncio.Future[None], problem: Problem | None) -> None:
-    if future.done():
-        return
-    if problem is None:
-        future.set_result(None)
-    else:
-        future.set_exception(problem)
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """A request and whoever waits for its outcome."""
+
+    intake: Intake
+    future: "asyncio.Future[None]"
+
+    def finish(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def refuse(self, problem: Problem) -> None:
+        if not self.future.done():
+            self.future.set_exception(problem)
 
 
-def _fail(group: dict[int, tuple[Intake, asyncio.Future[None]]], problem: Problem) -> None:
-    for _, future in group.values():
-        _finish(future, problem)
+def _open(group: list[Waiting]) -> list[Waiting]:
+    """Leave out whoever has an answer already or has gone away: it must not be queued behind its back."""
+    return [one for one in group if not one.future.done()]
 
 
-class SyncAcceptor(Acceptor):
-    """The same steps for one request in a thread, where only WSGI runs."""
+def _refuse(group: list[Waiting], problem: Problem) -> None:
+    for one in group:
+        one.refuse(problem)
 
-    def __init__(self, queue: SyncQueue | None = None) -> None:
-        super().__init__()
-        self._queue = queue or sync_queue()
 
-    def accept(self, intake: Intake) -> None:
-        """Queue `intake`, or find that it is a replay. Raises Problem."""
-        sealer = self.sealing.current()
-        if intake.parsed.key is not None:
-            (answer,) = self._queue.claim(groups.claim([intake], time.time()))
-            problem = groups.settle(intake, answer)
-            if problem:
-                raise problem
-        if not intake.replayed:
-            now = time.time()
-            totals = self._queue.commit(groups.commit([intake], sealer, now, settings.MAX_QUEUE_LENGTH))
-            self.learn([intake], totals, now)
+class ThreadedAcceptor:
+    """The same for threads, where only WSGI runs: one acceptor, on an event loop of its own, for all of them."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="accepting", daemon=True)
+        self._thread.start()
+        self._acceptor = Acceptor()
+        self.limiter = self._acceptor.limiter
+        self.begin = self._acceptor.begin
+
+    def accept(self, intake: Intake) -> dict[str, str]:
+        """Do as Acceptor.accept. Raises Problem."""
+        outcome = asyncio.run_coroutine_threadsafe(self._acceptor.accept(intake), self._loop)
+        try:
+            # Acceptor.accept keeps to its second; this is for a loop that does not run.
+            return outcome.result(2 * settings.REDIS_TIMEOUT)
+        except TimeoutError:
+            outcome.cancel()
+            raise no_answer() from None
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._acceptor.close(), self._loop).result(settings.REDIS_TIMEOUT)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(settings.REDIS_TIMEOUT)
+        self._loop.close()
 
 
 def single_answer(intake: Intake, headers: dict[str, str]) -> Answer:

@@ -14,7 +14,7 @@ from certs_app.asgi import JSON, Application, Disconnected, Receive, Scope, Send
 from certs_app.overload import Bounded
 from certs_app.revocation import Revocations
 from ingest import metrics
-from ingest.accepting import Answer, AsyncAcceptor, batch_answer, single_answer
+from ingest.accepting import Acceptor, Answer, batch_answer, single_answer
 from ingest.parsing import Parsed, parse_batch, parse_single
 from wire.problems import MEDIA_TYPE, Problem
 
@@ -29,8 +29,8 @@ class AcceptPath:
 
     def __init__(self, django: Application) -> None:
         self._django = django
-        self._acceptor: AsyncAcceptor | None = None
-        self._revocations = Revocations(settings.CRL_FILE)
+        self._acceptor: Acceptor | None = None
+        self._revocations = Revocations(settings.CRL_FILE, settings.CA_FILE)
         self._routes = {"/submit": (parse_single, single_answer), "/submit/batch": (parse_batch, batch_answer)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,17 +71,16 @@ class AcceptPath:
             elif name == b"idempotency-key":
                 key = value.decode("latin-1")
         if self._acceptor is None:
-            self._acceptor = AsyncAcceptor()
-        self._acceptor.limiter.admit(peer.name, 0, time.time())
+            self._acceptor = Acceptor()
+        self._acceptor.limiter.check(peer.name)
         body = await read_body(receive)
         if len(body) > LARGE_BODY:
             # Off the event loop: checking a thousand messages takes 20 ms, in which nobody else would be served.
             parsed = await asyncio.to_thread(parse, content_type, body, peer.name, key)
         else:
             parsed = parse(content_type, body, peer.name, key)
-        intake, headers = self._acceptor.begin(peer, parsed)
-        if parsed.good:
-            await self._acceptor.accept(intake)
+        intake = self._acceptor.begin(peer, parsed)
+        headers = await self._acceptor.accept(intake)
         return respond(intake, headers)
 
 

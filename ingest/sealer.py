@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -17,7 +18,7 @@ from django.utils import timezone
 from certs_app import sealing_keys
 from certs_app.files import UnsafeFile, read_secret
 from certs_app.identity import IdentityError, Peer
-from certs_app.revocation import FileIdentity, Revocations, file_identity
+from certs_app.revocation import FileIdentity, Revocations, file_identity, is_settling
 from ingest import queue
 from wire import envelope
 from wire.ids import new_id
@@ -31,6 +32,15 @@ MAX_PLAIN_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True)
+class Sealed:
+    """One envelope: how many messages are in it, and the Celery message that carries it."""
+
+    id: UUID
+    count: int
+    task: bytes
+
+
+@dataclass(frozen=True)
 class Sealer:
     """All that is needed to seal and sign: the registry's public key and this ingest's own certificate and key."""
 
@@ -40,9 +50,9 @@ class Sealer:
     signing_key: ec.EllipticCurvePrivateKey
     identity: Peer
 
-    def envelopes(self, messages: Sequence[Message], now: float) -> Iterator[bytes]:
-        """Seal messages into as few envelopes as the limits allow; yield Celery messages."""
-        for plain in _chunks(messages):
+    def envelopes(self, messages: Sequence[Message], now: float) -> Iterator[Sealed]:
+        """Seal messages, in their order, into as few envelopes as the limits allow."""
+        for count, plain in _chunks(messages):
             envelope_id = new_id(now)
             sealed = envelope.seal(
                 plain,
@@ -52,21 +62,21 @@ class Sealer:
                 signer=self.signer,
                 signing_key=self.signing_key,
             )
-            yield queue.task_message(envelope_id, base64.b64encode(sealed).decode())
+            yield Sealed(envelope_id, count, queue.task_message(envelope_id, base64.b64encode(sealed).decode()))
 
 
-def _chunks(messages: Sequence[Message]) -> Iterator[bytes]:
+def _chunks(messages: Sequence[Message]) -> Iterator[tuple[int, bytes]]:
     parts: list[bytes] = []
     size = 0
     for message in messages:
         part = encode(message)
         if parts and (len(parts) == envelope.MAX_MESSAGES or size + len(part) > MAX_PLAIN_BYTES):
-            yield b"[" + b",".join(parts) + b"]"
+            yield len(parts), b"[" + b",".join(parts) + b"]"
             parts, size = [], 0
         parts.append(part)
         size += len(part) + 1
     if parts:
-        yield b"[" + b",".join(parts) + b"]"
+        yield len(parts), b"[" + b",".join(parts) + b"]"
 
 
 class Sealing:
@@ -75,7 +85,7 @@ class Sealing:
     def __init__(self) -> None:
         pair = settings.CLIENT_CERTIFICATE
         self._files: tuple[Path, ...] = (pair["certificate"], pair["key"], settings.SEALING_PUBLIC_FILE)
-        self._revocations = Revocations(settings.CRL_FILE)
+        self._revocations = Revocations(settings.CRL_FILE, settings.CA_FILE)
         self._seen: tuple[FileIdentity, ...] = ()
         self._sealer: Sealer | None = None
 
@@ -100,11 +110,14 @@ class Sealing:
             return
         if seen == self._seen:
             return
-        self._seen = seen
         try:
             self._sealer = _load(*self._files)
         except (UnsafeFile, sealing_keys.SealingKeyError, IdentityError, OSError, ValueError, TypeError) as error:
+            if is_settling(seen):
+                # One half of a pair, most likely: the other half comes in a moment. Not remembered, so tried again.
+                return
             logger.exception("new sealing files cannot be used", extra={"reason": str(error)})
+        self._seen = seen
 
 
 def _unusable(reason: str) -> Problem:

@@ -15,9 +15,25 @@ from ingest.registry_client import REJECTED, RegistryRefusesUs, registry
 logger = logging.getLogger(__name__)
 
 
-@shared_task(name=TASK, bind=True, max_retries=None, acks_late=True, ignore_result=True)
-def deliver(task: "Task[Any, Any]", envelope_id: str, envelope: str) -> None:
+class Batched(Task[Any, Any]):
+    """A task whose messages are carried in batches."""
+
+    Strategy = "ingest.delivery:strategy"
+
+
+@shared_task(
+    name=TASK,
+    bind=True,
+    max_retries=None,
+    acks_late=True,
+    ignore_result=True,
+    base=Batched,
+)
+def deliver(task: Batched, envelope_id: str, envelope: str) -> None:
     """Post one sealed envelope. May run twice: the registry stores each message once.
+
+    A worker of ours does not call this: its strategy posts envelopes in batches. It is what the task means, for
+    whoever calls it directly or runs it over another broker.
 
     It ends in one of three ways only: stored, in the dead letters, or queued for the next try. Celery acknowledges a
     task that fails in any other way, which here would mean to lose the envelope.
@@ -32,7 +48,7 @@ def deliver(task: "Task[Any, Any]", envelope_id: str, envelope: str) -> None:
 
 def _hand_over(envelope_id: str, envelope: str) -> None:
     with metrics.DELIVER_SECONDS.time():
-        outcome = registry().register(envelope)
+        (outcome,) = registry().register([envelope])
     if outcome.outcome == REJECTED:
         dead_letters.add(envelope_id, envelope, outcome.code)
     metrics.DELIVERIES.labels(outcome.outcome).inc()

@@ -1,7 +1,6 @@
 """Ingest's DRF views: the accept path's contract where only WSGI runs, and a message's status."""
 
 import functools
-import time
 from typing import Any
 from uuid import UUID
 
@@ -12,15 +11,15 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from certs_app.rest import PeerView, caller
-from ingest.accepting import Answer, SyncAcceptor, batch_answer, single_answer
+from ingest.accepting import Answer, ThreadedAcceptor, batch_answer, single_answer
 from ingest.parsing import parse_batch, parse_single
 from ingest.registry_client import RegistryError, registry
 from wire.problems import Problem, retry_later
 
 
 @functools.cache
-def acceptor() -> SyncAcceptor:
-    return SyncAcceptor()
+def acceptor() -> ThreadedAcceptor:
+    return ThreadedAcceptor()
 
 
 class _Accept(PeerView):
@@ -31,12 +30,11 @@ class _Accept(PeerView):
 
     def post(self, request: Request) -> HttpResponse:
         peer = caller(request)
-        acceptor().limiter.admit(peer.name, 0, time.time())
+        acceptor().limiter.check(peer.name)
         content_type = request.headers.get("Content-Type", "")
         parsed = self.parse(content_type, _body(request), peer.name, request.headers.get("Idempotency-Key"))
-        intake, headers = acceptor().begin(peer, parsed)
-        if parsed.good:
-            acceptor().accept(intake)
+        intake = acceptor().begin(peer, parsed)
+        headers = acceptor().accept(intake)
         answer: Answer = self.respond(intake, headers)
         return HttpResponse(answer.body, content_type="application/json", status=answer.status, headers=answer.headers)
 

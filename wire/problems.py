@@ -11,6 +11,7 @@ MEDIA_TYPE = "application/problem+json"
 CODES: dict[str, tuple[int, str]] = {
     "malformed_json": (400, "The body is not valid JSON"),
     "malformed_request": (400, "The request is malformed"),
+    "header_not_allowed": (400, "A header is not for clients to send"),
     "not_authenticated": (401, "Sign in first"),
     "certificate_revoked": (403, "The client certificate is revoked"),
     "certificate_expired": (403, "The client certificate has expired"),
@@ -22,6 +23,7 @@ CODES: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "This method is not allowed here"),
     "not_acceptable": (406, "No acceptable representation"),
     "request_in_progress": (409, "The first request with this key is still running"),
+    "renewal_refused": (409, "This certificate is not renewed"),
     "backward_step": (409, "A status never goes back"),
     "too_large": (413, "The request is too large"),
     "headers_too_large": (431, "The request's headers are too large"),
@@ -36,6 +38,7 @@ CODES: dict[str, tuple[int, str]] = {
     "queue_full": (503, "The queue is full"),
     "signing_unavailable": (503, "Ingest cannot sign for the registry"),
     "sealing_key_missing": (503, "The registry does not hold the key this is sealed to"),
+    "ca_unavailable": (503, "The CA cannot sign"),
     "registry_unavailable": (503, "The registry cannot be reached"),
 }
 

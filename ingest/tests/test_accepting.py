@@ -126,7 +126,7 @@ def test_the_same_key_fifty_times_at_once_is_one_message(people, valkey, accept_
 def test_a_claim_left_by_a_dead_process_is_taken_over_with_its_id(people, valkey, accept_path):
     (first,) = accept_path([keyed("k1")], people.peer("alice"))
     (name,) = valkey.client.keys("msgsys:idempotency:*")
-    _, fingerprint, first_id, _ = valkey.client.get(name).decode().split("|")
+    _, fingerprint, first_id, *_ = valkey.client.get(name).decode().split("|")
     valkey.client.set(name, f"pending|{fingerprint}|{first_id}|{int(time.time()) - 60}")
     (second,) = accept_path([keyed("k1")], people.peer("alice"))
     assert second.status == 202
@@ -139,26 +139,6 @@ def test_a_replayed_batch_gets_the_same_ids(people, valkey, accept_path):
     (first,), (again,) = accept_path([call], alice), accept_path([call], alice)
     assert again.body == first.body
     assert sum(len(group) for group in queued(valkey)) == 2
-
-
-def test_a_client_over_its_rate_is_told_when_to_come_back(people, valkey, accept_path, settings):
-    settings.RATE_LIMIT_PER_MINUTE = 3
-    answers = accept_path([Call(body=GOOD)] * 5, people.peer("alice"))
-    assert sorted(answer.status for answer in answers) == [202, 202, 202, 429, 429]
-    refused = next(answer for answer in answers if answer.status == 429)
-    assert refused.json()["code"] == "rate_limited"
-    assert 1 <= int(refused.headers["retry-after"]) <= 60
-    assert "q=3;w=60" in refused.headers["ratelimit-policy"]
-    assert ";r=0;" in refused.headers["ratelimit"]
-
-
-def test_the_rate_is_shared_between_processes(people, valkey, accept_path, settings):
-    settings.RATE_LIMIT_PER_MINUTE = 4
-    alice = people.peer("alice")
-    # Each call of the fixture is a process of its own to the limiter; it learns the shared count with its first commit.
-    statuses = [answer.status for _ in range(4) for answer in accept_path([Call(body=GOOD)], alice)]
-    assert statuses == [202] * 4
-    assert [a.status for a in accept_path([Call(body=GOOD)], alice)] == [202], "the first commit only learns"
 
 
 def test_a_full_queue_is_said_so(people, valkey, accept_path, drf_view, settings):
@@ -221,16 +201,11 @@ def test_ingest_refuses_before_redis_is_full(people, own_valkey, accept_path):
     assert accept_path([Call(body=GOOD)], alice)[0].status == 202
 
 
-def test_bad_messages_count_against_the_rate_as_well(people, valkey, accept_path, settings):
-    settings.RATE_LIMIT_PER_MINUTE = 3
-    batch = Call("/submit/batch", body={"messages": [{}, {}, {}]})
-    first, second = accept_path([batch, Call(body=GOOD)], people.peer("alice"))
-    assert (first.status, second.status) == (202, 429)
-
-
-def test_the_scripts_run_on_redis_as_on_valkey(people, either_server, accept_path, drf_view):
+def test_the_scripts_run_on_redis_as_on_valkey(people, either_server, accept_path, drf_view, settings):
+    settings.RATE_LIMIT_PER_MINUTE = 10
     alice = people.peer("alice")
     (first,), (again,) = accept_path([keyed("k1")], alice), drf_view([keyed("k1")], alice)
     assert (first.status, again.status) == (202, 202)
     assert again.body == first.body
+    assert again.headers["ratelimit"] == '"client";r=8;t=12'
     assert len(queued(either_server)) == 1

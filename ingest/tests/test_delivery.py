@@ -1,19 +1,25 @@
 """What the worker makes of the registry's answers: only the registry's own `rejected` is final."""
 
+import gzip
+import itertools
 import json
+import socket
 import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from celery.exceptions import Retry
 
+from certs_app import registry_connection
 from certs_app.tls import TlsFiles, server_context
 from ingest import dead_letters, registry_client, tasks
-from ingest.registry_client import RegistryAway, RegistryClient, RegistryRefusesUs
+from ingest.registry_client import RegistryAway, RegistryClient, RegistryRefusesUs, RegistrySlow
 
-GOOD = {"results": [{"id": "x", "outcome": "stored"}]}
+ID = "01930000-0000-7000-8000-000000000001"
+GOOD = {"results": [{"id": None, "outcome": "stored"}]}
 
 
 class Registry:
@@ -24,6 +30,12 @@ class Registry:
         self.requests = 0
         self.connections = 0
         self.close_after_answer = False
+        # Takes no more of a request, and answers nothing, before it is set.
+        self.go = threading.Event()
+        self.go.set()
+        # Says it in place of an answer: bytes as long as somebody reads them.
+        self.trickle: Callable[[], Iterable[bytes]] = tuple
+        self.pause = 0.0
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -31,11 +43,17 @@ class Registry:
 
             def setup(self) -> None:
                 outer.connections += 1
+                # What the system takes in for a server that does not read is no part of a test.
+                self.request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 super().setup()
 
             def do_POST(self) -> None:
+                outer.go.wait(30)
                 self.rfile.read(int(self.headers["Content-Length"]))
                 outer.requests += 1
+                for piece in outer.trickle():
+                    self.wfile.write(piece)
+                    time.sleep(outer.pause)
                 status, body = outer.answer
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -86,14 +104,14 @@ def client(people, registry) -> RegistryClient:
 
 def test_one_connection_serves_many_envelopes(client, registry):
     for _ in range(5):
-        assert client.register("AA==").outcome == "stored"
+        assert [one.outcome for one in client.register(["AA=="])] == ["stored"]
     assert (registry.requests, registry.connections) == (5, 1)
 
 
 def test_a_kept_alive_connection_that_died_is_tried_once_more_at_once(client, registry):
     registry.close_after_answer = True
     for _ in range(4):
-        assert client.register("AA==").outcome == "stored"
+        assert [one.outcome for one in client.register(["AA=="])] == ["stored"]
     assert registry.connections > 1
 
 
@@ -114,6 +132,9 @@ def test_a_kept_alive_connection_that_died_is_tried_once_more_at_once(client, re
         (200, b'{"results": []}'),
         (200, b'{"results": [{"outcome": "lost"}]}'),
         (200, b'{"results": "stored"}'),
+        (200, b'{"results": [{"outcome": "stored"}, {"outcome": "stored"}]}'),
+        (200, b'{"results": [{"id": null, "outc'),
+        (200, b'{"results": [{"id": "01930000-0000-7000-8000-000000000001", "outcome": "stored"}]}'),
         (302, b""),
         (204, b""),
     ],
@@ -122,20 +143,79 @@ def test_a_kept_alive_connection_that_died_is_tried_once_more_at_once(client, re
 def test_an_answer_that_is_not_the_registrys_own_means_try_again(answer, client, registry):
     registry.answer = answer
     with pytest.raises(RegistryAway):
-        client.register("AA==")
+        client.register(["AA=="])
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "trickle",
+    [
+        lambda: (bytes([one]) for one in itertools.cycle(b"HTTP")),
+        lambda: itertools.chain([HEAD], itertools.repeat(b"X-More: and more\r\n")),
+        lambda: itertools.chain([HEAD + b"Content-Length: 100000\r\n\r\n"], itertools.repeat(b" ")),
+        lambda: itertools.chain([HEAD + b"Transfer-Encoding: chunked\r\n\r\n"], itertools.repeat(b"1\r\n \r\n")),
+        lambda: itertools.chain([HEAD + b"Connection: close\r\n\r\n"], itertools.repeat(b" ")),
+    ],
+    ids=["a status", "headers", "a body", "chunks", "until the end"],
+)
+def test_an_answer_that_trickles_is_none_after_twice_the_time_for_a_read(trickle, client, registry, settings):
+    settings.REGISTRY_TIMEOUT = 1
+    registry.trickle, registry.pause = trickle, 0.2
+    began = time.monotonic()
+    with pytest.raises(RegistryAway):
+        client.register(["AA=="])
+    assert time.monotonic() - began < 10
+
+
+def test_an_endless_answer_is_none_however_fast_it_comes(client, registry, settings, monkeypatch):
+    settings.REGISTRY_TIMEOUT = 60
+    monkeypatch.setattr(registry_connection, "MAX_ANSWER_BYTES", 1 << 20)
+    head = HEAD + b"Connection: close\r\n\r\n"
+    registry.trickle = lambda: itertools.chain([head], itertools.repeat(b" " * 65536))
+    with pytest.raises(RegistryAway, match="too large"):
+        client.register(["AA=="])
+
+
+def test_the_size_is_that_of_one_answer_and_not_of_all_on_a_connection(client, registry, monkeypatch):
+    monkeypatch.setattr(registry_connection, "MAX_ANSWER_BYTES", 1000)
+    for _ in range(20):
+        client.register(["AA=="])
+    assert registry.connections == 1
+
+
+def test_an_answer_that_is_compressed_unasked_is_not_unpacked(client, registry):
+    body = gzip.compress(json.dumps(GOOD).encode())
+    head = HEAD + f"Content-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    registry.trickle = lambda: [head + body]
+    with pytest.raises(RegistryAway):
+        client.register(["AA=="])
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refusal_of_our_certificate_is_a_configuration_fault(status, client, registry):
     registry.answer = (status, b'{"code": "role_not_allowed"}')
     with pytest.raises(RegistryRefusesUs):
-        client.register("AA==")
+        client.register(["AA=="])
 
 
 def test_a_registry_that_is_not_there_is_away(client, registry):
     registry.stop()
-    with pytest.raises(RegistryAway):
-        client.register("AA==")
+    with pytest.raises(RegistryAway) as error:
+        client.register(["AA=="])
+    assert not isinstance(error.value, RegistrySlow), "smaller batches would not help"
+
+
+@pytest.mark.parametrize("size", [4, 32 << 20], ids=["the answer is late", "the request takes too long"])
+def test_an_exchange_that_is_not_over_in_time_is_told_from_a_registry_that_is_not_there(
+    size, client, registry, settings
+):
+    settings.REGISTRY_TIMEOUT = 1
+    registry.go.clear()
+    with pytest.raises(RegistrySlow):
+        client.register(["A" * size])
+    registry.go.set()
 
 
 def test_another_server_of_our_ca_is_no_registry(people, client, settings):
@@ -144,7 +224,7 @@ def test_another_server_of_our_ca_is_no_registry(people, client, settings):
     impostor = Registry(server_context(files(people, "portal"), client_certificates=True))
     settings.REGISTRY_URL = impostor.url
     with pytest.raises(RegistryRefusesUs, match="role portal"):
-        client.register("AA==")
+        client.register(["AA=="])
     assert impostor.requests == 0
     impostor.stop()
 
@@ -152,7 +232,7 @@ def test_another_server_of_our_ca_is_no_registry(people, client, settings):
 def test_a_revoked_registry_is_no_registry(people, client, registry):
     people.revoke("registry")
     with pytest.raises(RegistryRefusesUs):
-        client.register("AA==")
+        client.register(["AA=="])
     assert registry.requests == 0
 
 
@@ -164,7 +244,7 @@ def test_a_revoked_worker_is_refused(people, registry):
 
     settings.REGISTRY_URL = server.url
     with pytest.raises((RegistryRefusesUs, RegistryAway)):
-        client.register("AA==")
+        client.register(["AA=="])
     assert server.requests == 0
     server.stop()
 
@@ -182,7 +262,7 @@ def task(client, monkeypatch, valkey):
             raise Retry(str(exc), exc)
 
     called = Called()
-    called.run = lambda: tasks.deliver.run.__func__(called, "id-1", "AA==")  # type: ignore[attr-defined]
+    called.run = lambda: tasks.deliver.run.__func__(called, ID, "AA==")  # type: ignore[attr-defined]
     return called
 
 
@@ -195,10 +275,11 @@ def test_a_temporary_failure_is_tried_again_in_thirty_seconds(task, registry):
 
 
 def test_a_rejected_envelope_goes_to_the_dead_letters_with_its_reason(task, registry, valkey):
-    registry.answer = (200, b'{"results": [{"id": "id-1", "outcome": "rejected", "code": "bad_signature"}]}')
+    registry.answer = (200, b'{"results": [{"id": null, "outcome": "rejected", "code": "bad_signature"}]}')
     task.run()
-    entry = json.loads(valkey.client.lindex("deliver.dead", 0))
-    assert (entry["id"], entry["code"], entry["envelope"]) == ("id-1", "bad_signature", "AA==")
+    letter = json.loads(valkey.client.hget("deliver.dead_letters", ID))
+    assert (letter["id"], letter["code"]) == (ID, "bad_signature")
+    assert json.loads(json.loads(letter["entry"])["body"])[0] == [ID, "AA=="]
 
 
 def test_the_task_never_gives_up():
