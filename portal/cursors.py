@@ -23,7 +23,12 @@ class Position(NamedTuple):
 
 def after(message: Message) -> str:
     """Make the cursor of the page that follows this row. It is fit for a URL."""
-    return Signer(salt=_SALT).sign_object([message.received_at.isoformat(), message.pk])
+    return at(Position(message.received_at, message.pk))
+
+
+def at(position: Position) -> str:
+    """Make the cursor of what follows this place."""
+    return Signer(salt=_SALT).sign_object([position.received_at.isoformat(), position.row_id])
 
 
 def read(text: str) -> Position:

@@ -1,14 +1,11 @@
 """Open a message's sealed values for showing: one that cannot be read becomes a gap, never an error page."""
 
-import logging
 from dataclasses import dataclass
 
+from registry import tampering
 from registry.models import Message
 from registry.sealing import UNREADABLE
 
-logger = logging.getLogger(__name__)
-
-SEALED = ("sender_number", "message_body", "client_reference")
 START_CHARACTERS = 80
 
 
@@ -33,15 +30,12 @@ class Opened:
 
 def open_message(message: Message) -> Opened:
     """Open what can be opened."""
-    texts: dict[str, str | None] = dict.fromkeys(SEALED)
+    texts: dict[str, str | None] = dict.fromkeys(tampering.SEALED)
     unreadable = []
-    for name in SEALED:
+    for name in tampering.SEALED:
         try:
             texts[name] = getattr(message, name)
         except UNREADABLE as error:
             unreadable.append(name)
-            logger.error(
-                "a stored value cannot be read",
-                extra={"uid": message.uid, "column": name, "reason": type(error).__name__},
-            )
+            tampering.note(message.uid, name, tampering.reason_of(error), "portal")
     return Opened(message, unreadable=tuple(unreadable), **texts)

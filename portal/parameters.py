@@ -6,11 +6,13 @@ from typing import Any
 
 from django.utils.dateparse import parse_datetime
 
-from portal import cursors, senders
+from portal import cursors
 from portal.cursors import CursorError, Position
 from portal.queries import MessageQuery
-from portal.senders import NumberError
-from registry.models import PROGRESS
+from portal.wording import Wording, WordingError
+from registry import senders
+from registry.senders import NumberError
+from registry.steps import PROGRESS
 from wire.problems import FieldError, Problem
 
 MAX_LIMIT = 200
@@ -52,6 +54,27 @@ def _sender(value: Any) -> str:
         return senders.normalise(_text(value))
     except NumberError as error:
         raise _BadValueError("not_a_number", str(error)) from None
+
+
+def _last4(value: Any) -> str:
+    try:
+        return senders.normalise_end(_text(value))
+    except NumberError as error:
+        raise _BadValueError("not_four_digits", str(error)) from None
+
+
+def _prefix(value: Any) -> str:
+    try:
+        return senders.normalise_start(_text(value))
+    except NumberError as error:
+        raise _BadValueError("not_a_prefix", str(error)) from None
+
+
+def _words(value: Any) -> Wording:
+    try:
+        return Wording.of(_text(value))
+    except WordingError as error:
+        raise _BadValueError("bad_words", str(error)) from None
 
 
 def _status(value: Any) -> str:
@@ -103,7 +126,12 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "limit": _limit,
     "cursor": _cursor,
     "sender": _sender,
+    "last4": _last4,
+    "prefix": _prefix,
+    "words": _words,
 }
+# Personal data: in a body, never in a URL.
+_PERSONAL = ("sender", "last4", "prefix", "words")
 
-LIST_FIELDS = tuple(name for name in _READERS if name != "sender")
+LIST_FIELDS = tuple(name for name in _READERS if name not in _PERSONAL)
 SEARCH_FIELDS = tuple(_READERS)

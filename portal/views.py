@@ -4,17 +4,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
+from django.utils import timezone
 from django.views.decorators.http import require_safe
 from django.views.generic import View
 
-from portal import cursors, errors
+from portal import balance, cursors, dead_letters, errors
 from portal.cursors import CursorError
 from portal.forms import SearchForm
 from portal.opening import open_message
 from portal.queries import MessageQuery
-from registry.models import REGISTERED, Message
+from registry.models import Message
+from registry.steps import REGISTERED
 from wire.problems import Problem
 
 LIST = "portal/message_list.html"
@@ -30,7 +33,8 @@ class MessageList(View):
         except CursorError:
             detail = "This link to older messages is not valid. Start again from the newest ones."
             return errors.answer(request, Problem("malformed_request", detail))
-        return render(request, LIST, {"form": SearchForm(), "query": query, "page": query.page()})
+        shown = {"form": SearchForm(), "query": query, "page": query.page(), "balance": balance.line(timezone.now())}
+        return render(request, LIST, shown)
 
     def post(self, request: HttpRequest) -> HttpResponse:
         form = SearchForm(request.POST)
@@ -59,3 +63,11 @@ def message_detail(request: HttpRequest, uid: UUID) -> HttpResponse:
 def _steps(message: Message) -> list[Step]:
     later = [Step(event.status, event.at, event.reporter, event.detail) for event in message.events.all()]
     return [Step(REGISTERED, message.stored_at), *later]
+
+
+@require_safe
+def dead_letter_list(request: HttpRequest) -> HttpResponse:
+    if not dead_letters.may_look(request.user):
+        raise PermissionDenied
+    overview = dead_letters.overview(request.GET.get("page", "1"), timezone.now())
+    return render(request, "portal/dead_letters.html", {"overview": overview})

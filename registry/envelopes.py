@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from django.conf import settings
 
 from certs_app import sealing_keys
+from certs_app.identity import NAME_PATTERN
 from certs_app.models import Certificate
 from wire import envelope, messages
 from wire.envelope import EnvelopeError
@@ -47,26 +49,26 @@ class SealingKeyMissing(Exception):
 
 @dataclass(frozen=True)
 class Signers:
-    """The ingest certificates that signed a set of envelopes, by SHA-256 of the certificate."""
+    """The ingest certificates that signed a set of envelopes, with their public keys, by SHA-256 of the certificate."""
 
-    by_fingerprint: Mapping[str, Certificate]
+    by_fingerprint: Mapping[str, tuple[Certificate, CertificatePublicKeyTypes]]
 
     @classmethod
     def of(cls, envelopes: Iterable[envelope.Envelope]) -> "Signers":
         fingerprints = {one.signer.hex() for one in envelopes}
         found = Certificate.objects.filter(fingerprint__in=fingerprints, role="ingest")
-        return cls({certificate.fingerprint: certificate for certificate in found})
+        return cls({one.fingerprint: (one, one.certificate.public_key()) for one in found})
 
-    def check(self, one: envelope.Envelope) -> None:
-        """Raise EnvelopeError unless a trusted ingest signed this envelope."""
-        certificate = self.by_fingerprint.get(one.signer.hex())
+    def check(self, one: envelope.Envelope) -> Certificate:
+        """Return the certificate of the trusted ingest that signed this envelope. Raises EnvelopeError."""
+        certificate, public_key = self.by_fingerprint.get(one.signer.hex(), (None, None))
         if certificate is None:
             raise UnknownSigner(f"envelope {one.id}: no ingest certificate has this fingerprint")
-        public_key = certificate.certificate.public_key()
         if not isinstance(public_key, ec.EllipticCurvePublicKey):
             raise UnknownSigner(f"envelope {one.id}: the signer's key is not an EC key")
         one.verify(public_key)
         self._check_standing(certificate, one)
+        return certificate
 
     def _check_standing(self, certificate: Certificate, one: envelope.Envelope) -> None:
         try:
@@ -109,6 +111,11 @@ def _check_storable(message: messages.Message) -> None:
         value = getattr(message, name)
         if value is not None and not 1 <= len(value) <= most:
             raise ValueError(f"{name} has 1 to {most} characters")
+    if not message.sender_number.isascii():
+        raise ValueError("sender_number is E.164, and the column has a byte for each character")
+    # MySQL takes Alice for alice, and who may read what hangs on it.
+    if NAME_PATTERN.fullmatch(message.client) is None:
+        raise ValueError("client is no name that a certificate can have")
     if message.sent_at is not None:
         if message.sent_at.utcoffset() is None:
             raise ValueError("sent_at has no offset from UTC")

@@ -130,7 +130,8 @@ class EncryptedTextField(_Field):
 
     # -- sealing
 
-    def seal(self, text: str, instance: models.Model) -> Sealed:
+    def seal(self, text: str, instance: object) -> Sealed:
+        """Seal a text for the row that has this instance's `uid`."""
         raw = text.encode()
         if len(raw) > self.max_bytes:
             raise ValueError(f"{self.name} has {len(raw)} bytes, more than the {self.max_bytes} the column holds")
@@ -182,26 +183,26 @@ class EncryptedTextField(_Field):
         return "" if sealed is None else _FIXTURE_PREFIX + base64.b64encode(sealed.blob).decode()
 
 
-def _row(instance: models.Model) -> bytes:
+def _row(instance: object) -> bytes:
     uid = getattr(instance, "uid", None)
     if not isinstance(uid, UUID):
         raise UnboundValue("the row's uid must be set before its text can be sealed or opened")
     return uid.bytes
 
 
-class FixedBinaryField(_Field):
-    """Exactly `length` bytes, as BINARY(n): indexable and unique on MySQL, where BinaryField is a longblob."""
+class BoundedBinaryField(_Field):
+    """Up to `max_bytes` bytes, as VARBINARY(n)."""
 
-    def __init__(self, *args: Any, length: int, **options: Any) -> None:
-        self.length = length
+    def __init__(self, *args: Any, max_bytes: int, **options: Any) -> None:
+        self.max_bytes = max_bytes
         super().__init__(*args, **options)
 
     def deconstruct(self) -> Any:
         name, path, args, options = super().deconstruct()
-        return name, path, args, {**options, "length": self.length}
+        return name, path, args, {**options, "max_bytes": self.max_bytes}
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str:
-        return f"binary({self.length})" if connection.vendor == "mysql" else "blob"
+        return f"varbinary({self.max_bytes})" if connection.vendor == "mysql" else "blob"
 
     def get_internal_type(self) -> str:
         return "BinaryField"
@@ -213,8 +214,8 @@ class FixedBinaryField(_Field):
         if value is None:
             return None
         raw = bytes(value)
-        if len(raw) != self.length:
-            raise ValueError(f"{self.name} takes {self.length} bytes, not {len(raw)}")
+        if len(raw) > self.max_bytes:
+            raise ValueError(f"{self.name} takes {self.max_bytes} bytes at most, not {len(raw)}")
         return raw
 
     def get_db_prep_value(self, value: Any, connection: Any, prepared: bool = False) -> Any:
@@ -227,6 +228,28 @@ class FixedBinaryField(_Field):
 
     def to_python(self, value: Any) -> Any:
         return bytes.fromhex(value) if isinstance(value, str) else value
+
+
+class FixedBinaryField(BoundedBinaryField):
+    """Exactly `length` bytes, as BINARY(n): indexable and unique on MySQL, where BinaryField is a longblob."""
+
+    def __init__(self, *args: Any, length: int, **options: Any) -> None:
+        self.length = length
+        super().__init__(*args, max_bytes=length, **options)
+
+    def deconstruct(self) -> Any:
+        name, path, args, options = super().deconstruct()
+        del options["max_bytes"]
+        return name, path, args, {**options, "length": self.length}
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:
+        return f"binary({self.length})" if connection.vendor == "mysql" else "blob"
+
+    def get_prep_value(self, value: Any) -> bytes | None:
+        raw = super().get_prep_value(value)
+        if raw is not None and len(raw) != self.length:
+            raise ValueError(f"{self.name} takes {self.length} bytes, not {len(raw)}")
+        return raw
 
 
 class BinaryUUIDField(FixedBinaryField):

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from registry import blind_index, envelopes, metrics
+from certs_app.uses import note_use
+from registry import envelopes, metrics, storing
 from registry.models import Message
+from registry.storing import Arrival
 from wire import envelope, messages
 from wire.envelope import EnvelopeError
-from wire.ids import received_at
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,13 @@ def register_envelopes(blobs: Sequence[bytes], now: datetime) -> list[Outcome]:
     parsed = [_parse(blob) for blob in blobs]
     signers = envelopes.Signers.of([one for one in parsed if isinstance(one, envelope.Envelope)])
     opened = [_open(one, signers) if isinstance(one, envelope.Envelope) else one for one in parsed]
-    rows = [row(message, now) for one in opened if isinstance(one, Opened) for message in one.messages]
-    stored = _store(rows, now)
+    arrivals = [
+        Arrival.of(message, accepted_by=one.accepted_by)
+        for one in opened
+        if isinstance(one, Opened)
+        for message in one.messages
+    ]
+    stored = _store(arrivals, now)
     return [_outcome(one, stored) if isinstance(one, Opened) else one for one in opened]
 
 
@@ -48,6 +54,7 @@ class Opened:
     """An envelope whose content may be stored."""
 
     envelope_id: UUID
+    accepted_by: str
     messages: list[messages.Message]
 
 
@@ -62,8 +69,8 @@ def _parse(blob: bytes) -> envelope.Envelope | Outcome:
 
 def _open(one: envelope.Envelope, signers: envelopes.Signers) -> Opened | Outcome:
     try:
-        signers.check(one)
-        return Opened(one.id, envelopes.read(one))
+        signer = signers.check(one)
+        return Opened(one.id, signer.name, envelopes.read(one))
     except EnvelopeError as error:
         return _rejected(one.id, error)
 
@@ -80,11 +87,13 @@ def _outcome(one: Opened, stored: set[UUID]) -> Outcome:
     return Outcome(one.envelope_id, outcome)
 
 
-def _store(rows: Sequence[Message], now: datetime) -> set[UUID]:
-    stored = Message.objects.store(rows)
+def _store(arrivals: Sequence[Arrival], now: datetime) -> set[UUID]:
+    stored = storing.store(arrivals, now)
+    # Clients' certificates are seen by ingest alone, which has no database: here they come by.
+    note_use({one.message.certificate for one in arrivals}, now)
     metrics.MESSAGES.labels(STORED).inc(len(stored))
-    metrics.MESSAGES.labels(DUPLICATE).inc(len(rows) - len(stored))
-    for one in rows:
+    metrics.MESSAGES.labels(DUPLICATE).inc(len(arrivals) - len(stored))
+    for one in arrivals:
         if one.uid in stored:
             metrics.END_TO_END_SECONDS.observe(max(0.0, (now - one.received_at).total_seconds()))
     return stored
@@ -96,25 +105,8 @@ class IdTaken(Exception):
 
 def register_one(message: messages.Message, now: datetime) -> tuple[Message, bool]:
     """Store one message; return its row and whether it is new. Raises IdTaken."""
-    created = bool(_store([row(message, now)], now))
+    created = bool(_store([Arrival.of(message)], now))
     found = Message.objects.filter(uid=message.id, client=message.client).first()
     if found is None:
-        raise IdTaken(f"the id {message.id} belongs to another sender's message")
+        raise IdTaken(f"the id {message.id} belongs to another sender's message, or to one that was removed")
     return found, created
-
-
-def row(message: messages.Message, now: datetime) -> Message:
-    """Build the unsaved row of a message."""
-    return Message(
-        uid=message.id,
-        client=message.client,
-        certificate=message.certificate,
-        sender_number=message.sender_number,
-        message_body=message.message_body,
-        client_reference=message.client_reference,
-        sent_at=message.sent_at,
-        received_at=received_at(message.id),
-        stored_at=now,
-        sender_index=blind_index.sender(message.sender_number),
-        idempotency=bytes.fromhex(message.idempotency) if message.idempotency else None,
-    )

@@ -40,9 +40,14 @@ class Malformed(Exception):
 UNREADABLE = (KeyMissing, Tampered, Malformed)
 
 
-def seal(text: str, *, label: str, uid: bytes, ring: KeyRing, nonce: bytes | None = None) -> bytes:
-    """Seal `text` for one column (`label`) of one row (`uid`). `nonce` is for test vectors only."""
-    key_id = ring.encryption.primary
+def seal(
+    text: str, *, label: str, uid: bytes, ring: KeyRing, key_id: int | None = None, nonce: bytes | None = None
+) -> bytes:
+    """Seal `text` for one column (`label`) of one row (`uid`), by the primary key unless another is named.
+
+    `nonce` is for test vectors only.
+    """
+    key_id = ring.encryption.primary if key_id is None else key_id
     header = _HEADER.pack(VERSION, PADDED, key_id)
     nonce = nonce or os.urandom(_NONCE)
     return header + nonce + ring.aead(key_id, label).encrypt(nonce, _pad(text.encode()), _aad(label, uid, header))
@@ -62,6 +67,14 @@ def open_sealed(blob: bytes, *, label: str, uid: bytes, ring: KeyRing) -> str:
     except InvalidTag:
         raise Tampered(f"{label} of row {uid.hex()}: not sealed by key {key_id} for this row and column") from None
     return (_unpad(plain) if flags & PADDED else plain).decode()
+
+
+def key_id_of(blob: bytes) -> int:
+    """Return the id of the key that a value was sealed with. Raises Malformed."""
+    if len(blob) < _HEADER.size or blob[0] != VERSION:
+        raise Malformed("the stored value is too short to be sealed, or of an unknown version")
+    key_id: int = _HEADER.unpack(blob[: _HEADER.size])[2]
+    return key_id
 
 
 def _aad(label: str, uid: bytes, header: bytes) -> bytes:

@@ -1,25 +1,22 @@
 """Status updates from the worker and from gateways."""
 
-from dataclasses import dataclass
-from datetime import datetime
-from uuid import UUID
+from collections.abc import Sequence
 
 from registry import metrics
 from registry.models import BackwardStep, Message
+from registry.steps import BACKWARD, UNKNOWN, Taken, Update
 
 
 class UnknownMessage(Exception):
     """No message has this id."""
 
 
-@dataclass(frozen=True)
-class Update:
-    """A step a message took: `at` is when, as reported."""
-
-    uid: UUID
-    status: str
-    at: datetime
-    detail: str
+def advance_all(updates: Sequence[Update], reporter: str) -> list[Taken]:
+    """Record steps, all of them or none, and say what became of each. Late and repeated ones are harmless."""
+    taken = Message.objects.advance(updates, reporter)
+    for one in taken:
+        metrics.STATUS_UPDATES.labels(one.outcome).inc()
+    return taken
 
 
 def advance(update: Update, reporter: str) -> str:
@@ -27,14 +24,9 @@ def advance(update: Update, reporter: str) -> str:
 
     Raises UnknownMessage, BackwardStep.
     """
-    message = Message.objects.filter(uid=update.uid).only("id", "uid", "status").first()
-    if message is None:
-        metrics.STATUS_UPDATES.labels("unknown").inc()
+    (taken,) = advance_all([update], reporter)
+    if taken.outcome == UNKNOWN:
         raise UnknownMessage(f"there is no message {update.uid}")
-    try:
-        taken = message.advance(update.status, update.at, update.detail, reporter)
-    except BackwardStep:
-        metrics.STATUS_UPDATES.labels("backward").inc()
-        raise
-    metrics.STATUS_UPDATES.labels("recorded" if taken else "repeated").inc()
-    return message.status
+    if taken.outcome == BACKWARD:
+        raise BackwardStep(f"message {update.uid} is {taken.status}: it cannot become {update.status}")
+    return taken.status

@@ -1,39 +1,43 @@
 """The registry's HTTP edge: translate in, make one call, translate out."""
 
 import base64
-import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
+import msgspec
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from certs_app.identity import Peer
-from certs_app.rest import PeerView, caller
-from registry import receipts
+from certs_app.rest import PeerView, body_as, caller
+from registry import balance, dead_letters, receipts, tampering
 from registry.envelopes import SealingKeyMissing
-from registry.models import PROGRESS, REGISTERED, BackwardStep, Message
-from registry.parsing import StrictJSON
+from registry.models import BackwardStep, Message
 from registry.registering import IdTaken, register_envelopes, register_one
 from registry.sealing import UNREADABLE
-from registry.statuses import UnknownMessage, Update, advance
+from registry.statuses import UnknownMessage, advance, advance_all
+from registry.steps import BACKWARD, PROGRESS, REGISTERED, UNKNOWN, Taken, Update
 from wire import ids, messages, rules
 from wire.problems import FieldError, Problem, retry_later
-
-logger = logging.getLogger(__name__)
+from wire.sums import Sum
 
 MAX_ENVELOPES = 100
 MAX_UPDATES = 1000
+MAX_RANGES = 120
+MAX_IDS = 1000
+HOUR_MS = 3_600_000
+
+# What fits into every database's columns, and into a UUIDv7.
+Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+Millisecond = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
 
 
 class Register(PeerView):
     """POST /register: one message object, or {"envelopes": [base64, …]}."""
-
-    parser_classes = (StrictJSON,)
 
     def post(self, request: Request) -> Response:
         body = _object(request.data)
@@ -98,17 +102,15 @@ def _message_id(given: Any, now: datetime) -> UUID:
 class StatusUpdate(PeerView):
     """POST /status_update: one update, or {"updates": […]} with an outcome for each."""
 
-    parser_classes = (StrictJSON,)
-
     def post(self, request: Request) -> Response:
         body = _object(request.data)
         peer = caller(request)
-        now = timezone.now()
+        reporter, now = f"{peer.role}/{peer.name}", timezone.now()
         if "updates" not in body:
-            update = _update(body, now)
-            return Response(_advance(update, peer))
+            return Response(_advance(_update(body, now), reporter))
         updates = list(_updates(body, now))
-        return Response({"results": [_advance_or_refuse(update, peer) for update in updates]})
+        taken = advance_all(updates, reporter)
+        return Response({"results": [_result(*both) for both in zip(updates, taken, strict=True)]})
 
 
 def _updates(body: dict[str, Any], now: datetime) -> Iterator[Update]:
@@ -133,12 +135,10 @@ def _update(body: dict[str, Any], now: datetime) -> Update:
         raise _invalid("status", "unknown_status", "status is dispatched, delivered or failed")
     if not isinstance(detail, str) or len(detail) > 200 or "\0" in detail:
         raise _invalid("detail", "bad_detail", "detail is a string of at most 200 characters")
-    return Update(uid, status, _moment(at, now), detail)
+    return Update(uid, status, now if at is None else _moment(at, "at"), detail)
 
 
-def _moment(value: Any, now: datetime) -> datetime:
-    if value is None:
-        return now
+def _moment(value: Any, field: str) -> datetime:
     try:
         moment = parse_datetime(value)
         if moment is not None and moment.tzinfo is not None:
@@ -146,12 +146,12 @@ def _moment(value: Any, now: datetime) -> datetime:
             return moment.astimezone(UTC)
     except (ValueError, TypeError, OverflowError):
         pass
-    raise _invalid("at", "not_rfc3339", "write the time as RFC 3339 with its offset")
+    raise _invalid(field, "not_rfc3339", "write the time as RFC 3339 with its offset")
 
 
-def _advance(update: Update, peer: Peer) -> dict[str, str]:
+def _advance(update: Update, reporter: str) -> dict[str, str]:
     try:
-        status = advance(update, f"{peer.role}/{peer.name}")
+        status = advance(update, reporter)
     except UnknownMessage as error:
         raise Problem("not_found", str(error)) from None
     except BackwardStep as error:
@@ -159,18 +159,32 @@ def _advance(update: Update, peer: Peer) -> dict[str, str]:
     return {"id": str(update.uid), "status": status}
 
 
-def _advance_or_refuse(update: Update, peer: Peer) -> dict[str, str]:
-    try:
-        return {**_advance(update, peer), "outcome": "updated"}
-    except Problem as problem:
-        return {"id": str(update.uid), "outcome": "refused", "code": problem.code}
+_REFUSED = {UNKNOWN: "not_found", BACKWARD: "backward_step"}
+
+
+def _result(update: Update, taken: Taken) -> dict[str, str]:
+    said = {"id": str(update.uid), **({"status": taken.status} if taken.status else {})}
+    if taken.outcome in _REFUSED:
+        return {**said, "outcome": "refused", "code": _REFUSED[taken.outcome]}
+    return {**said, "outcome": "updated"}
+
+
+class DeadLetters(PeerView):
+    """POST /dead_letters: what a queue holds of them, in place of what was reported before."""
+
+    def post(self, request: Request) -> Response:
+        peer = caller(request)
+        report = body_as(request, dead_letters.Report)
+        report.check()
+        dead_letters.record(report, f"{peer.role}/{peer.name}", timezone.now())
+        return Response({"queue": report.name, "total": report.total, "listed": len(report.letters)})
 
 
 class ClientMessage(PeerView):
     """GET /clients/<client>/messages/<id>: status and signed receipt, for ingest to pass to that client."""
 
     def get(self, request: Request, client: str, uid: UUID) -> Response:
-        message = Message.objects.filter(uid=uid, client=client).first()
+        message = Message.objects.of_client(client, uid)
         if message is None:
             raise Problem("not_found", "This client has no such message in the registry. It may still be in the queue.")
         return Response(
@@ -187,10 +201,67 @@ class ClientMessage(PeerView):
 def _receipt(message: Message) -> str | None:
     try:
         return receipts.issue(message, timezone.now())
-    except UNREADABLE as error:
+    except UNREADABLE:
         # The sender still learns the status; what cannot be read cannot be vouched for.
-        logger.error("a stored value cannot be read", extra={"uid": message.uid, "reason": type(error).__name__})
+        tampering.note_all(message, "registry")
         return None
+
+
+class Queue(msgspec.Struct, forbid_unknown_fields=True):
+    """What an ingest says of its queue. Times are RFC 3339."""
+
+    depth: Number
+    held: Number
+    dead: Number
+    unaccounted: Number
+    oldest_at: str | None = None
+    settled_until: str | None = None
+
+
+class BalanceBody(msgspec.Struct, forbid_unknown_fields=True):
+    key: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")] | None = None
+    ranges: Annotated[list[tuple[Millisecond, Millisecond]], msgspec.Meta(max_length=MAX_RANGES)] = []
+    ids: Annotated[list[UUID], msgspec.Meta(max_length=MAX_IDS)] = []
+    queue: Queue | None = None
+
+
+class Balance(PeerView):
+    """POST /balance: an ingest compares what it accepted with what is stored, and says how its queue is."""
+
+    def post(self, request: Request) -> Response:
+        asked, ingest = body_as(request, BalanceBody), caller(request).name
+        totals = balance.stored(ingest, asked.ranges, _key(asked)) if asked.ranges else []
+        unknown, elsewhere = balance.unknown(ingest, asked.ids) if asked.ids else ([], [])
+        if asked.queue is not None:
+            _report(ingest, asked.queue)
+        return Response(
+            {
+                "ranges": [_totals(by_client) for by_client in totals],
+                "unknown": [str(uid) for uid in unknown],
+                "elsewhere": [str(uid) for uid in elsewhere],
+            }
+        )
+
+
+def _key(asked: BalanceBody) -> bytes:
+    if asked.key is None:
+        raise _invalid("key", "missing", "ranges are summed with a key: 16 bytes in hex")
+    for position, (start, end) in enumerate(asked.ranges):
+        if not 0 < end - start <= HOUR_MS:
+            raise _invalid(f"ranges[{position}]", "bad_range", "a range is from and to in ms, at most an hour apart")
+    return bytes.fromhex(asked.key)
+
+
+def _report(ingest: str, queue: Queue) -> None:
+    said = msgspec.structs.asdict(queue)
+    for name in ("oldest_at", "settled_until"):
+        if said[name] is not None:
+            said[name] = _moment(said[name], f"queue.{name}")
+    balance.report(ingest, timezone.now(), **said)
+
+
+def _totals(by_client: dict[str, Sum]) -> dict[str, dict[str, Any]]:
+    return {client: {"count": one.count, "digest": one.digest_hex} for client, one in by_client.items()}
 
 
 def _object(value: Any) -> dict[str, Any]:

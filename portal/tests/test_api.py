@@ -69,8 +69,11 @@ def test_a_search_by_sender_travels_in_a_body(api: Api, send: Send) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "code"),
     [
-        ("last4", "0000", "unknown_field"),
-        ("words", "pump", "unknown_field"),
+        ("body", "pump", "unknown_field"),
+        ("last4", "000", "not_four_digits"),
+        ("prefix", "49152", "not_a_prefix"),
+        ("words", "a ?", "bad_words"),
+        ("words", "x" * 201, "bad_words"),
         ("\ud800", 1, "unknown_field"),
         ("sender", "0152", "not_a_number"),
         ("sender", 49152, "not_a_string"),

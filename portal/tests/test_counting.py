@@ -59,5 +59,6 @@ def test_a_count_above_the_cap_says_so(browser: Client, api: Api, sam: object, m
 def test_a_list_takes_a_handful_of_queries_however_long(browser: Client) -> None:
     with CaptureQueriesContext(connection) as queries:
         browser.get("/")
-    # Session, user, page, capped count.
-    assert len(queries) == 4
+    # Session, user, page, capped count, what the ingests said; for the navigation, the permissions of the user and of
+    # the groups.
+    assert len(queries) == 7

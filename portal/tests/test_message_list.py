@@ -73,7 +73,7 @@ def test_one_unreadable_value_costs_one_cell(browser: Client, send: Send, caplog
     assert "Pump 8 is running" in page
     assert shown(browser.get("/")) == [uid_of(other), uid_of(message)]
     record = caplog.records[0]
-    assert (str(record.uid), record.column, record.reason) == (uid_of(message), "message_body", "Tampered")
+    assert (str(record.uid), record.column, record.reason) == (uid_of(message), "message_body", "tampered")
     assert "+4915200000000" not in caplog.text
 
 

@@ -11,13 +11,20 @@ from django.test import Client
 from django.urls import URLResolver
 from django.utils.regex_helper import normalize
 
-from certs_app.models import Certificate, Crl, Issuer
+from certs_app import audit
+from certs_app.models import AuditEvent, Certificate, Crl, Issuer
 from portal.tests.conftest import NOON, PASSWORD, Send
-from registry.models import Message, StatusEvent
+from registry.models import Message, StatusEvent, Unreadable
 
 # Anybody may ask these: they answer with a login form, with 401 or 422 without credentials, or with one word.
 OPEN = {"/login/", "/admin/login/", "/api/token/", "/api/token/refresh/", "/healthz", "/readyz"}
-LOOKED_AT = (Message, StatusEvent, Certificate, Crl, Issuer)
+FILES = (
+    "certificate/1/download.pem",
+    "issuer/1/download.pem",
+    "crl/1/download.crl",
+    "crl/1/download.pem",
+)
+LOOKED_AT = (Message, StatusEvent, Unreadable, Certificate, Crl, Issuer, AuditEvent)
 
 
 def routes(values: dict[str, Any]) -> Iterator[str]:
@@ -40,8 +47,14 @@ def rows(send: Send) -> dict[str, Any]:
     """One row of everything, and what stands for each parameter of a route."""
     message = send()
     message.advance("dispatched", NOON, "", "worker/w1")
-    issuer = Issuer.objects.create(name=Issuer.ISSUING, der=b"x", not_after=NOON)
-    Certificate.objects.create(
+    pk = message.pk
+    Unreadable.objects.create(
+        pk=pk, uid=message.uid, column="message_body", reason="tampered", first_seen=NOON, seen_by="portal"
+    )
+    # One id for all: each route with an id finds its row.
+    issuer = Issuer.objects.create(pk=pk, kind=Issuer.CLIENTS, name=Issuer.CLIENTS, der=b"x", not_after=NOON)
+    certificate = Certificate.objects.create(
+        pk=pk,
         issuer=issuer,
         serial_number="a1b2c3",
         role="client",
@@ -53,8 +66,8 @@ def rows(send: Send) -> dict[str, Any]:
         not_after=NOON,
         der=b"x",
     )
-    Crl.objects.create(issuer=issuer, number=1, this_update=NOON, next_update=NOON, der=b"x")
-    pk = message.pk
+    Crl.objects.create(pk=pk, issuer=issuer, number=1, this_update=NOON, next_update=NOON, der=b"x")
+    audit.record(audit.ISSUED, audit.Actor("admin/olga"), certificate, NOON)
     return {
         "uid": message.uid,
         "object_id": pk,
@@ -68,6 +81,7 @@ def rows(send: Send) -> dict[str, Any]:
 def test_the_walk_finds_the_routes_it_should(rows: dict[str, Any]) -> None:
     found = set(routes({**rows, "object_id": 1}))
     assert {"/", "/login/", "/api/messages/search/", "/admin/registry/message/1/change/", *OPEN} <= found
+    assert {f"/admin/certs_app/{file}" for file in FILES} <= found
     assert len(found) > 50
 
 
@@ -106,6 +120,9 @@ FORM = {
     "at_0": "2026-01-01",
     "at_1": "00:00",
     "detail": "changed",
+    "actor": "mallory",
+    "action": "revoked",
+    "digest": "0",
     "reason": "superseded",
 }
 
@@ -135,6 +152,15 @@ def test_the_admin_shows_and_refuses(
         assert anyone.get(refused).status_code == 403
         assert anyone.post(refused, {"post": "yes"}).status_code == 403
     assert anyone.post(f"{one}change/", FORM).status_code == 403
+
+
+def test_files_are_fetched_by_staff_and_never_sent(anyone: Client, rows: dict[str, Any], sam: User, ada: User) -> None:
+    for person in (sam, ada):
+        anyone.force_login(person)
+        for file in FILES:
+            path = f"/admin/certs_app/{file}".replace("/1/", f"/{rows['object_id']}/")
+            assert anyone.get(path).status_code == 200
+            assert anyone.post(path, FORM).status_code == 405
 
 
 def test_staff_manage_no_users_and_administrators_do(anyone: Client, sam: User, ada: User) -> None:

@@ -2,7 +2,10 @@
 
 import base64
 import json
+import os
 import sqlite3
+import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -16,14 +19,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from django.conf import settings
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.test import Client
 
 from certs_app import sealing_keys
 from certs_app.admission import PEER
 from certs_app.identity import Peer
-from registry.models import Message
-from registry.registering import row
+from registry import blind_index, keyring
+from registry.models import Message, Unindexed
+from registry.storing import Arrival
 from wire import envelope, ids, messages
 
 SENDER = "+4915200000000"
@@ -42,7 +46,29 @@ def a_message(**changes: Any) -> messages.Message:
 
 def a_row(**changes: Any) -> Message:
     """Return an unsaved row."""
-    return row(a_message(**changes), NOW)
+    given = a_message(**changes)
+    return Message(
+        uid=given.id,
+        **{name: getattr(given, name) for name in ("client", "certificate", "sender_number", "message_body")},
+        client_reference=given.client_reference,
+        sent_at=given.sent_at,
+        received_at=ids.received_at(given.id),
+        stored_at=NOW,
+        sender_index=blind_index.sender(given.sender_number),
+        idempotency=bytes.fromhex(given.idempotency) if given.idempotency else None,
+        accepted_by="",
+    )
+
+
+def an_arrival(**changes: Any) -> Arrival:
+    return Arrival.of(a_message(**changes))
+
+
+def keep(*rows: Message) -> None:
+    """Store rows, and have them wait for the search index."""
+    with transaction.atomic():
+        Message.objects.bulk_create(rows)
+        Unindexed.objects.note([row.uid for row in rows])
 
 
 @pytest.fixture
@@ -174,3 +200,35 @@ def all_at_once(work: Callable[[int], Any], threads: int = 4) -> list[Any]:
 
 
 HOUR = timedelta(hours=1)
+
+
+def until(probe: Callable[[], Any], within: float = 30) -> None:
+    deadline = time.monotonic() + within
+    while not probe():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def key_file(tmp_path: Path, settings: Any) -> Path:
+    """A key file of this test's own, which every process and thread of it reads."""
+    settings.KEY_FILE = tmp_path / "keys" / "keyring.json"
+    keyring.create(settings.KEY_FILE)
+    file: Path = settings.KEY_FILE
+    return file
+
+
+def manage(*arguments: str) -> dict[str, Any]:
+    """Return what Popen needs to run a management command on this test's database and key file."""
+    options = connection.settings_dict
+    server = f"mysql://{options['USER']}:{options['PASSWORD']}@{options['HOST']}:{options['PORT']}/{options['NAME']}"
+    own = {
+        "DATABASE_URL": f"sqlite:///{options['NAME']}" if connection.vendor == "sqlite" else server,
+        "DJANGO_SETTINGS_MODULE": "msgsys_project.settings.operator",
+        "MSGSYS_HOME": str(settings.KEY_FILE.parent),
+        "MSGSYS_KEY_FILE": str(settings.KEY_FILE),
+        "MSGSYS_ENV_FILE": os.devnull,
+        "PYTHONUTF8": "1",
+    }
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), *arguments]
+    return {"args": command, "env": {**os.environ, **own}, "cwd": settings.BASE_DIR}

@@ -3,9 +3,11 @@ from datetime import timedelta
 import pytest
 from django.db import connection
 
-from registry import blind_index
+from certs_app.files import write_secret
+from registry import blind_index, key_document, keyring
+from registry.key_document import INDEX
 from registry.models import Message
-from registry.tests.conftest import NOW, SENDER, a_row, new_id
+from registry.tests.conftest import NOW, SENDER, a_row, new_id, until
 
 OTHER = "+14155552671"
 
@@ -96,3 +98,30 @@ def test_a_page_comes_from_the_index_without_sorting(analysed, rows, index):
     assert index in plan, plan
     assert "TEMP B-TREE" not in plan, plan
     assert "filesort" not in plan, plan
+
+
+def test_no_page_is_sorted_while_an_index_key_is_rotated(key_file, analysed):
+    half = Message.objects.filter(pk__in=list(Message.objects.values_list("pk", flat=True))[::2])
+    document = keyring.document().add(INDEX, NOW)[0].promote(INDEX, 2, NOW)
+    write_secret(key_file, key_document.encode(document), replace=True)
+    until(lambda: keyring.ring().index.primary == 2)
+    half.filter(sender_index=blind_index.value(SENDER, keyring.ring(), 1)).update(
+        sender_index=blind_index.sender(SENDER)
+    )
+    asked = []
+
+    def note(execute, sql, params, many, context):
+        asked.append((sql, params))
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(note):
+        found = Message.objects.newest_from_sender(SENDER, 10)
+    assert found == list(Message.objects.from_sender(SENDER).newest_first()[:10])
+    assert {row.sender_index for row in found} == set(blind_index.senders(SENDER))
+    with connection.cursor() as cursor:
+        for sql, params in asked:
+            cursor.execute(f"{'EXPLAIN QUERY PLAN' if connection.vendor == 'sqlite' else 'EXPLAIN'} {sql}", params)
+            plan = str(cursor.fetchall())
+            assert "message_by_sender" in plan
+            assert "TEMP B-TREE" not in plan
+            assert "filesort" not in plan

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import IntegrityError
 
-from registry.models import Message
-from registry.tests.conftest import Column, a_message, a_row, new_id
+from registry.models import Alias, Message
+from registry.storing import store
+from registry.tests.conftest import NOW, Column, a_message, an_arrival, new_id
 
 KEY = "ab" * 32
 FIRST = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -68,7 +69,6 @@ def test_what_cannot_be_compared_is_kept(first, ingest, register):
 
 
 def test_a_broken_rule_of_the_table_is_never_taken_for_a_duplicate(db):
-    row = a_row()
-    row.certificate = None
     with pytest.raises(IntegrityError):
-        Message.objects.store([row])
+        store([an_arrival(certificate=None)], NOW)
+    assert Message.objects.count() == Alias.objects.count() == 0

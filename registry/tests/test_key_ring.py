@@ -104,6 +104,8 @@ def test_no_file_is_said_clearly(tmp_path, kind):
         document(encryption=part(keys={"1": "not base64!"})),
         document(encryption=part(keys={"1": 5})),
         document(index=part(keys={"1": "ÿ"})),
+        document(version=2),
+        document(version=2, index={"keys": {"1": {"state": "primary", "key": base64.b64encode(ONE).decode() + "!"}}}),
         {"encryption": part(), "index": part()},
     ],
     ids=repr,
@@ -123,7 +125,7 @@ def test_a_damaged_file_is_refused_without_showing_its_content(key_file, content
         ({"encryption": part(keys={"1": base64.b64encode(ONE * 2).decode()})}, "64 bytes instead of 32"),
         ({"encryption": part(0, {"0": base64.b64encode(ONE).decode()})}, "key id 0"),
         ({"encryption": part(1 << 32, {str(1 << 32): base64.b64encode(ONE).decode()})}, "does not fit"),
-        ({"version": 2}, "version 2"),
+        ({"version": 3}, "version 3"),
     ],
 )
 def test_a_wrong_ring_is_refused_by_what_is_wrong(key_file, changes, reason):

@@ -111,7 +111,9 @@ BAD_CONTENT = {
     "no body": messages.encode([as_dict(message_body="")]),
     "a long body": messages.encode([as_dict(message_body="x" * 10_001)]),
     "a long number": messages.encode([as_dict(sender_number="+" + "1" * 40)]),
+    "a number of wide digits": messages.encode([as_dict(sender_number="+" + "\uff11" * 15)]),
     "no client": messages.encode([as_dict(client="")]),
+    "a client in upper case": messages.encode([as_dict(client="Alice")]),
     "a long client": messages.encode([as_dict(client="a" * 65)]),
     "a long serial number": messages.encode([as_dict(certificate="a" * 41)]),
     "a long reference": messages.encode([as_dict(client_reference="r" * 129)]),
@@ -164,7 +166,7 @@ def test_an_ingest_clock_that_is_behind_loses_nothing(ingest, register, behind):
 
 
 def test_an_expired_signer_is_refused(ingest, register):
-    assert rejected(register(ingest.envelope(at=timezone.now() + 100 * 24 * HOUR))) == [("rejected", "unknown_signer")]
+    assert rejected(register(ingest.envelope(at=timezone.now() + 400 * 24 * HOUR))) == [("rejected", "unknown_signer")]
 
 
 def test_an_envelope_without_a_time_of_signing_is_rejected(ingest, register, monkeypatch):

@@ -2,8 +2,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from registry.models import Message, StatusEvent
-from registry.tests.conftest import a_row, new_id
+from registry.models import Message, MessageQuerySet, StatusEvent
+from registry.tests.conftest import a_row, keep, new_id
 
 
 @pytest.fixture
@@ -117,3 +117,70 @@ def test_a_batch_with_one_malformed_update_changes_nothing(call, message):
     assert answer.status_code == 422
     assert "updates[1]" in answer.json()["errors"][0]["field"]
     assert steps() == []
+
+
+@pytest.fixture
+def update_all(call):
+    """Report (row, status) in one batch; return the results without their ids."""
+
+    def go(*reported):
+        updates = [{"id": str(row.uid), "status": status, "detail": status} for row, status in reported]
+        answer = call("/status_update", {"updates": updates})
+        assert answer.status_code == 200, answer.content
+        return [{name: value for name, value in one.items() if name != "id"} for one in answer.json()["results"]]
+
+    return go
+
+
+def test_in_one_batch_the_order_of_steps_counts_for_nothing(message, update_all):
+    results = update_all((message, "delivered"), (message, "dispatched"))
+    assert results == [{"status": "delivered", "outcome": "updated"}] * 2
+    assert steps() == ["dispatched", "delivered"]
+    assert status_of(message) == "delivered"
+
+
+def test_a_step_that_comes_a_batch_too_late_is_refused_and_changes_nothing(message, update_all):
+    update_all((message, "delivered"))
+    late = update_all((message, "dispatched"))
+    assert late == [{"status": "delivered", "outcome": "refused", "code": "backward_step"}]
+    assert steps() == ["delivered"]
+
+
+def test_a_batch_that_comes_again_is_harmless(message, update_all):
+    batch = [(message, "dispatched"), (message, "failed")]
+    assert update_all(*batch) == update_all(*batch) == [{"status": "failed", "outcome": "updated"}] * 2
+    assert steps() == ["dispatched", "failed"]
+
+
+def test_of_two_ends_in_one_batch_the_first_named_stands(message, update_all):
+    first, second = update_all((message, "failed"), (message, "delivered"))
+    assert (first["outcome"], second["code"]) == ("updated", "backward_step")
+    assert status_of(message) == "failed"
+
+
+def test_many_updates_take_as_few_statements_as_some(call, people, update_all, django_assert_max_num_queries):
+    rows = [a_row(message_body=f"{number}") for number in range(250)]
+    keep(*rows)
+    steps = [(row, status) for row in rows for status in ("dispatched", "delivered", "failed")]
+    # SQLite takes fewer rows in one INSERT than MariaDB does.
+    with django_assert_max_num_queries(25):
+        results = update_all(*steps)
+    assert [result.get("code", result["outcome"]) for result in results] == [
+        "updated",
+        "updated",
+        "backward_step",
+    ] * 250
+    assert StatusEvent.objects.count() == 500
+    assert set(Message.objects.values_list("status", flat=True)) == {"delivered"}
+
+
+def test_a_batch_is_taken_as_a_whole_or_not_at_all(message, update_all, monkeypatch):
+    def refuse(*arguments, **options):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MessageQuerySet, "update", refuse)
+        with pytest.raises(ZeroDivisionError):
+            update_all((message, "dispatched"), (message, "delivered"))
+    assert steps() == []
+    assert status_of(message) == "registered"

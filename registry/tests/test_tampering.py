@@ -1,7 +1,13 @@
+from dataclasses import dataclass
+from uuid import UUID
+
 import pytest
 from django.db import IntegrityError, transaction
+from hypothesis import given
+from hypothesis import strategies as st
 
-from registry.keyring import KeyMissing
+from registry import sealing
+from registry.keyring import KeyMissing, KeyRing, Masters
 from registry.models import Message
 from registry.sealing import UNREADABLE, Malformed, Tampered
 from registry.tests.conftest import BODY, Column
@@ -108,3 +114,67 @@ def test_a_bad_row_still_takes_a_status(stored):
     Column(message).write(b"bad")
     assert Message.objects.get(pk=message.pk).advance("delivered", message.received_at, "", "gateway/gsm")
     assert Column(message).read() == b"bad"
+
+
+# -- whatever the text, the row, the column and the change
+
+RING = KeyRing(Masters(2, {1: b"\1" * 32, 2: b"\2" * 32}), Masters(1, {1: b"\3" * 32}))
+LABELS = ["registry.message.sender_number", "registry.message.message_body", "registry.message.client_reference"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A column of a row."""
+
+    label: str
+    uid: UUID
+
+
+PLACES = st.builds(Place, st.sampled_from(LABELS), st.uuids())
+TEXTS = st.text(max_size=200)
+
+
+def seal(text: str, place: Place, key_id: int = 2) -> bytes:
+    return sealing.seal(text, label=place.label, uid=place.uid.bytes, ring=RING, key_id=key_id)
+
+
+def unseal(blob: bytes, place: Place) -> str:
+    return sealing.open_sealed(blob, label=place.label, uid=place.uid.bytes, ring=RING)
+
+
+@given(TEXTS, PLACES, st.sampled_from([1, 2]))
+def test_every_text_comes_back(text, place, key_id):
+    assert unseal(seal(text, place, key_id), place) == text
+
+
+@given(TEXTS, PLACES, st.data())
+def test_any_byte_changed_anywhere_is_noticed(text, place, data):
+    blob = bytearray(seal(text, place))
+    position = data.draw(st.integers(0, len(blob) - 1))
+    blob[position] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(UNREADABLE):
+        unseal(bytes(blob), place)
+
+
+@given(TEXTS, PLACES, st.data())
+def test_anything_cut_off_put_in_or_added_is_noticed(text, place, data):
+    blob = seal(text, place)
+    start = data.draw(st.integers(0, len(blob)))
+    end = data.draw(st.integers(start, len(blob)))
+    changed = blob[:start] + data.draw(st.binary(max_size=40)) + blob[end:]
+    if changed != blob:
+        with pytest.raises(UNREADABLE):
+            unseal(changed, place)
+
+
+@given(TEXTS, PLACES, PLACES)
+def test_a_value_moved_to_any_other_row_or_column_is_refused(text, place, other):
+    if place != other:
+        with pytest.raises(Tampered):
+            unseal(seal(text, place), other)
+
+
+@given(st.binary(max_size=300), PLACES)
+def test_whatever_bytes_lie_there_are_refused_by_one_of_three_errors(stored, place):
+    with pytest.raises(UNREADABLE):
+        unseal(stored, place)

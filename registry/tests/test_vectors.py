@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 from Crypto.Cipher import AES
+from Crypto.Hash import HMAC, SHA256
+from Crypto.Protocol.KDF import HKDF
+from django.apps import apps
 
-from registry import blind_index, sealing
+from registry import blind_index, canaries, sealing
+from registry.fields import EncryptedTextField
 from registry.keyring import KeyRing, Masters
 from registry.models import Message
+from registry.search import manifests, terms
 
 VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text())
 SEALED = pytest.mark.parametrize("vector", VECTORS["sealed"], ids=lambda vector: vector["label"])
@@ -75,6 +80,55 @@ def test_the_labels_of_the_columns_are_the_frozen_ones(column):
     label = Message._meta.get_field(column).label
     assert label == f"registry.message.{column}"
     assert label in {vector["label"] for vector in VECTORS["sealed"]}
+
+
+DERIVED, CANARIES = VECTORS["derived_keys"], VECTORS["canaries"]
+
+
+def in_use():
+    """Return what keys are derived for, as the code has it."""
+    models = apps.get_app_config("registry").get_models()
+    fields = [field for model in models for field in model._meta.concrete_fields]
+    labels = {field.label for field in fields if isinstance(field, EncryptedTextField)} | {canaries.LABEL}
+    of_terms = {terms.WORD, terms.LAST4, terms.PREFIX, terms._LABEL, terms._LIST}
+    purposes = of_terms | {blind_index.PURPOSE, manifests._PURPOSE, canaries.PURPOSE}
+    return {f"enc:{label}" for label in labels} | {f"idx:{purpose}" for purpose in purposes}
+
+
+def test_every_purpose_that_keys_are_derived_for_is_frozen():
+    assert in_use() == set(DERIVED["keys"])
+
+
+@pytest.mark.parametrize("info", DERIVED["keys"])
+def test_a_derived_key_is_the_frozen_one(info):
+    ring, (kind, purpose) = ring_of(DERIVED), info.split(":", 1)
+    key = ring.index_key(purpose, 1) if kind == "idx" else ring.encryption.derive(1, info)
+    assert key.hex() == DERIVED["keys"][info]
+
+
+@pytest.mark.parametrize("info", DERIVED["keys"])
+def test_another_implementation_derives_the_same_key(info):
+    salt = bytes.fromhex(DERIVED["salt"])
+    key = HKDF(bytes.fromhex(DERIVED["master_key"]), 32, salt, SHA256, context=info.encode())
+    assert key.hex() == DERIVED["keys"][info]
+
+
+@pytest.mark.parametrize("kind", ["encryption", "index"])
+def test_the_canaries_are_the_frozen_ones(kind):
+    value = bytes.fromhex(CANARIES[kind])
+    canary = canaries.Canary(kind=kind, key_id=CANARIES["key_id"], value=value)
+    assert CANARIES["text"] == canaries.TEXT
+    assert canaries._fits(canary, bytes.fromhex(CANARIES["master_key"]))
+    assert not canaries._fits(canary, bytes(32))
+
+
+def test_another_implementation_opens_the_canary_and_finds_the_same_hash():
+    key_id, stored = CANARIES["key_id"], bytes.fromhex(CANARIES["encryption"])
+    cipher = AES.new(_hkdf(CANARIES["master_key"], "enc:registry.canary"), AES.MODE_GCM, nonce=stored[6:18])
+    cipher.update(b"msgsys\0\x0fregistry.canary\0\x10" + key_id.to_bytes(16) + stored[:6])
+    assert cipher.decrypt_and_verify(stored[18:-16], stored[-16:]).startswith(CANARIES["text"].encode() + b"\x80")
+    key = _hkdf(CANARIES["master_key"], "idx:canary")
+    assert HMAC.new(key, CANARIES["text"].encode(), SHA256).hexdigest() == CANARIES["index"]
 
 
 def _hkdf(master: str, info: str) -> bytes:
