@@ -13,11 +13,13 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from certs_app import sealing_keys
+from certs_app.audit import Actor
 from certs_app.authority import init_ca
 from certs_app.files import write_atomic, write_secret
 from certs_app.identity import Peer
 from certs_app.issuing import Issued, Request, issue
 from certs_app.models import Certificate
+from certs_app.profiles import PROFILES, SERVER
 from certs_app.revocation_lists import revoke
 from registry import keyring
 
@@ -36,9 +38,15 @@ class People:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    # Who has the CA do everything here.
+    operator = Actor("operator:olga")
+
     def issue(self, name: str, role: str, **options: Any) -> Issued:
         """Issue a certificate and write NAME.crt and NAME.key (NAME-USAGE with a usage) into the folder."""
-        issued = issue(Request(name=name, role=role, **options), timezone.now())
+        usage = options.get("usage") or PROFILES[role].usages[0]
+        if usage == SERVER and not (options.get("dns") or options.get("ip")):
+            options["dns"] = [f"{name}.example.org"]
+        issued = issue(Request(name=name, role=role, **options), timezone.now(), self.operator)
         stem = "-".join(part for part in (name, options.get("usage", "")) if part)
         write_atomic(self.folder / f"{stem}.crt", issued.chain_pem)
         if issued.key_pem:
@@ -52,7 +60,7 @@ class People:
 
     def revoke(self, name: str, reason: str = "") -> None:
         """Revoke whatever this person has. The list file follows at once."""
-        revoke(Certificate.objects.filter(name=name), reason, timezone.now())
+        revoke(Certificate.objects.filter(name=name), reason, timezone.now(), self.operator)
 
 
 @pytest.fixture
@@ -63,7 +71,7 @@ def people(transactional_db: None, tmp_path: Path, settings: Any) -> People:
     settings.CRL_FILE = tmp_path / "crl.pem"
     settings.CERTIFICATES_DIR = tmp_path
     settings.CA_KEYS_DIR = tmp_path / "ca"
-    init_ca(timezone.now())
+    init_ca(timezone.now(), People.operator)
     return People(tmp_path)
 
 

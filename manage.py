@@ -17,6 +17,8 @@ SETTINGS_OF_ROLE = {
     "jobs": "registry",
     "portal": "portal",
 }
+# What ingest itself knows and may do: its ledger, its certificate, Redis.
+SETTINGS_OF_COMMAND = {"reconcile": "ingest"}
 
 
 def place(arguments: list[str]) -> None:
@@ -73,7 +75,7 @@ def settings_for(arguments: list[str]) -> str:
         # Whoever started this process, `up` among them, has settings of its own in the environment.
         os.environ.pop("DJANGO_SETTINGS_MODULE", None)
         return SETTINGS_OF_ROLE[arguments[2]]
-    return "operator"
+    return SETTINGS_OF_COMMAND.get(arguments[1], "operator") if len(arguments) > 1 else "operator"
 
 
 def main(arguments: list[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from django.conf import settings
@@ -17,10 +18,15 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from certs_app import authority, ca_keys, revocation_lists, sealing_keys
-from certs_app.files import UnsafeFile, read_secret, write_atomic, write_secret
+from certs_app.audit import Actor
+from certs_app.files import UnsafeFile, read_secret, write_secret
+from certs_app.identity import serial_hex
 from certs_app.issuing import Request, issue
 from certs_app.models import Certificate, Issuer
+from certs_app.own_certificates import renewal_time
+from certs_app.pairs import replace_pair
 from certs_app.profiles import CLIENT, SERVER
+from certs_app.renewing import renew
 from portal.accounts import admin_exists, create_staff, find_admin
 from registry import keyring
 from registry.models import Message
@@ -58,6 +64,7 @@ CERTIFICATES = [
     ("worker-server", "worker", "worker", SERVER),
     ("registry", "registry", "registry", SERVER),
     ("portal", "portal", "portal", SERVER),
+    ("portal-client", "portal", "portal", CLIENT),
     ("jobs", "jobs", "jobs", SERVER),
     ("admin", "admin", "admin", CLIENT),
     ("prometheus", "prometheus", "prometheus", CLIENT),
@@ -83,7 +90,7 @@ def _make_database() -> None:
 
 
 def _make_keys(report: Callable[[str], None]) -> None:
-    if not settings.KEY_FILE.exists():
+    if not settings.KEY_COMMAND and not settings.KEY_FILE.exists():
         if Message.objects.exists():
             raise HalfMade(f"{settings.KEY_FILE} is gone, but the database holds messages sealed with it: restore it")
         keyring.create(settings.KEY_FILE)
@@ -107,16 +114,21 @@ def _make_keys(report: Callable[[str], None]) -> None:
 def _make_ca(report: Callable[[str], None], now: datetime) -> None:
     if not Issuer.objects.exists():
         try:
-            authority.init_ca(now)
+            authority.init_ca(now, Actor.operator())
         except ca_keys.CaKeyError as error:
             raise HalfMade(str(error)) from None
-        report("made the root CA and the issuing CA")
+        report("made the root CA and its two issuing CAs")
         return
     try:
-        ca_keys.load(Issuer.ISSUING)
-    except ca_keys.CaKeyError as error:
+        for issuer in Issuer.objects.live(now).exclude(kind=Issuer.ROOT):
+            ca_keys.load(issuer.name)
+        missing = authority.missing_kinds(now)
+        if missing:
+            authority.add_issuers(missing, now, Actor.operator())
+            report(f"made issuing CAs: {', '.join(missing)}")
+    except (ca_keys.CaKeyError, authority.NoRoot) as error:
         raise HalfMade(f"{error}. Restore it from the backup of {settings.CA_KEYS_DIR}.") from None
-    write_atomic(settings.CA_FILE, authority.ca_bundle())
+    authority.write_bundle(now)
     revocation_lists.publish(now)
 
 
@@ -131,31 +143,29 @@ def _make_certificate(stem: str, name: str, role: str, usage: str, now: datetime
     certificate_file, key_file = folder / f"{stem}.crt", folder / f"{stem}.key"
     if key_file.exists() and _still_good(certificate_file, now):
         return False
-    server = usage == SERVER
-    issued = issue(
-        Request(
-            name=name,
-            role=role,
-            usage=usage,
-            dns=LOOPBACK_DNS if server else (),
-            ip=LOOPBACK_IP if server else (),
-        ),
-        now,
-    )
-    write_secret(key_file, issued.key_pem, replace=True)
-    write_atomic(certificate_file, issued.chain_pem)
+    present = _present(certificate_file, now)
+    if present is not None:
+        issued = renew(present, b"", now, Actor.operator())
+    else:
+        hosts: dict[str, Any] = {"dns": LOOPBACK_DNS, "ip": LOOPBACK_IP} if usage == SERVER else {}
+        issued = issue(Request(name, role, usage, **hosts), now, Actor.operator())
+    replace_pair(certificate_file, key_file, issued.chain_pem, issued.key_pem)
     return True
 
 
 def _still_good(file: Path, now: datetime) -> bool:
-    """Tell whether a certificate is ours, stands, and has a third of its life left."""
+    """Tell whether a certificate is ours, stands, and is not due for renewal."""
+    present = _present(file, now)
+    return present is not None and now < renewal_time(present.certificate)
+
+
+def _present(file: Path, now: datetime) -> Certificate | None:
+    """Return the certificate in a file, if this CA issued it and it stands."""
     try:
         certificate = x509.load_pem_x509_certificates(file.read_bytes())[0]
     except (OSError, ValueError):
-        return False
-    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-    known = Certificate.objects.live(now).filter(serial_number=f"{certificate.serial_number:x}").exists()
-    return known and certificate.not_valid_after_utc - now > life / 3
+        return None
+    return Certificate.objects.current(now).filter(serial_number=serial_hex(certificate.serial_number)).first()
 
 
 def _make_administrator(report: Callable[[str], None]) -> Administrator:

@@ -16,12 +16,12 @@ from certs_app.tls import TlsFiles, client_context
 from deploy import valkey
 from deploy.home import Administrator
 from deploy.supervisor import Child
-from msgsys_project.settings.base import ports
+from msgsys_project.settings.base import behind_proxy, ports
 
 ROLES = ("registry", "ingest", "worker", "jobs", "portal")
 SERVING = ("registry", "ingest", "portal")
 # Whoever takes messages in stops first, then whoever hands them on, then whoever keeps them.
-STOP_ORDER = ((("ingest", "portal", "jobs", "worker"), 5.0), (("registry",), 2.5), (("valkey",), 2.0))
+STOP_ORDER = ((("ingest", "portal", "jobs", "worker"), 10.0), (("registry",), 2.5), (("valkey",), 2.0))
 READY_WITHIN = 60.0
 
 
@@ -35,7 +35,8 @@ def metrics_url(role: str) -> str:
 
 def all_ports(*, embedded_valkey: bool) -> dict[str, int]:
     """Return every port by who uses it."""
-    found = {role: ports(role)[0] for role in SERVING}
+    # Behind a terminator, it is the terminator that listens on the role's port.
+    found = {role: ports(role)[0] for role in SERVING if not behind_proxy(role)}
     found |= {f"{role} metrics": ports(role)[1] for role in ROLES}
     return {**found, "valkey": valkey.port()} if embedded_valkey else found
 
@@ -82,7 +83,8 @@ def _admin_files() -> TlsFiles:
 
 def _ready(role: str, context: ssl.SSLContext) -> bool:
     port, metrics_port = ports(role)
-    if port and not _answers(port, "/healthz", context):
+    own_port = port and not behind_proxy(role)
+    if own_port and not _answers(port, "/healthz", context):
         return False
     return _answers(metrics_port, "/readyz", context)
 

@@ -1,25 +1,34 @@
 """The processes of one machine, and how each is served."""
 
-import os
-import signal
 import sys
 from collections.abc import Callable
-from threading import Thread
 
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from certs_app import upkeep
 from certs_app.server import Listener, build_server
 from certs_app.tls import TlsFiles
+from deploy.behind_proxy import serve_at
 from monitoring import exporter
-
-WORKER_THREADS = 4
 
 
 def serve(role: str) -> None:
     """Serve `role` until SIGINT or SIGTERM. This process already runs under the role's own settings."""
-    exporter.start()
+    address = getattr(settings, "BEHIND_PROXY", None)
+    if address is not None and SERVE[role] is _serve_http:
+        serve_at(address, _begin)
+        return
+    _begin()
     SERVE[role]()
+
+
+def _begin() -> None:
+    """Start what every process does beside its service."""
+    upkeep.start()
+    exporter.start()
+    for path in getattr(settings, "BESIDE", []):
+        import_string(path)()
 
 
 def _serve_http() -> None:
@@ -32,14 +41,10 @@ def _serve_http() -> None:
 
 def _serve_worker() -> None:
     app = import_string("msgsys_project.celery.app")
-    options = [
-        "--pool=threads",
-        f"--concurrency={WORKER_THREADS}",
-        "--without-gossip",
-        "--without-mingle",
-        "--loglevel=INFO",
-    ]
-    app.worker_main(["worker", *options])
+    import_string("ingest.reporting.start")()
+    # Envelopes are carried by threads of our own; the pool has nothing to do.
+    app.worker_main(["worker", "--pool=solo", "--without-gossip", "--without-mingle", "--loglevel=INFO"])
+    sys.exit(import_string("ingest.progress.exit_code")())
 
 
 def _serve_jobs() -> None:
@@ -54,19 +59,3 @@ SERVE: dict[str, Callable[[], None]] = {
     "jobs": _serve_jobs,
     "portal": _serve_http,
 }
-
-
-def stop_with_parent() -> None:
-    """Stop this process when the one that started it is gone: its end of our standard input closes then."""
-
-    def watch() -> None:
-        # Not sys.stdin: its lock would be held by this thread when the interpreter shuts down.
-        while os.read(0, 1):
-            pass
-        if sys.platform == "win32":
-            signal.raise_signal(signal.SIGTERM)
-        else:
-            # To the process, not to this thread: only that wakes a main thread that sleeps.
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    Thread(target=watch, name="stop with parent", daemon=True).start()

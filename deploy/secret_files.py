@@ -5,7 +5,15 @@ from pathlib import Path
 
 from certs_app.files import write_secret
 
-NAMES = ("django_secret_key", "jwt_secret", "redis_password")
+NAMES = (
+    "django_secret_key",
+    "jwt_secret",
+    "redis_password",
+    # What the TLS terminator of each role shows; only used behind one.
+    "ingest_proxy_token",
+    "registry_proxy_token",
+    "portal_proxy_token",
+)
 
 
 def make_missing(folder: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from django.conf import settings
 
+from deploy import stopping
+
 BACK_OFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STABLE_AFTER = 60.0
 
@@ -44,7 +46,7 @@ class Child:
             self.process = subprocess.Popen(
                 self.command,
                 env={**os.environ, **self.environment},
-                # Children read from this pipe; when we die, however, it closes and they stop by themselves.
+                # Closes when we stop a child on Windows, and everywhere when we die (deploy.stopping).
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -69,13 +71,7 @@ class Child:
 
     def terminate(self) -> None:
         if self.process is not None and self.running():
-            if sys.platform == "win32":
-                # The children's own group: CTRL_BREAK reaches them as a request to stop.
-                import signal
-
-                self.process.send_signal(signal.CTRL_BREAK_EVENT)
-            else:
-                self.process.terminate()
+            stopping.request(self.process)
 
     def finish(self, deadline: float) -> None:
         """Wait for the end until `deadline` (monotonic), then kill."""

@@ -7,6 +7,7 @@ import redis
 from django.conf import settings
 
 from certs_app.files import write_secret
+from ingest import queue
 
 
 class NoServer(Exception):
@@ -34,7 +35,8 @@ def command() -> list[str]:
         "appendonly yes",
         "appendfsync everysec",
         'save ""',
-        "maxmemory 1gb",
+        # A limit, not a reservation: room for MSGSYS_MAX_QUEUE_LENGTH, whatever that is.
+        f"maxmemory {queue.memory_needed()}",
         "maxmemory-policy noeviction",
         "daemonize no",
     ]

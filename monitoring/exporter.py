@@ -22,7 +22,7 @@ class Exporter:
     """The ASGI application of the metrics port."""
 
     def __init__(self) -> None:
-        self._revocations = Revocations(settings.CRL_FILE)
+        self._revocations = Revocations(settings.CRL_FILE, settings.CA_FILE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -43,7 +43,11 @@ class Exporter:
         if path == "/readyz":
             checks = await asyncio.to_thread(readiness())
             ready = all(checks.values())
-            document = {"status": "ready" if ready else "not ready", "checks": checks}
+            document = {
+                "status": "ready" if ready else "not ready",
+                "checks": checks,
+                "reasons": readiness().reasons,
+            }
             return (200 if ready else 503), JSON, json.dumps(document).encode()
         raise Problem("not_found", "Here are /metrics, /healthz and /readyz.")
 

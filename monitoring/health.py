@@ -12,6 +12,7 @@ from django.utils.module_loading import import_string
 from django.views.decorators.http import require_safe
 
 from certs_app.admission import ANY_ROLE, roles
+from wire.problems import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +28,15 @@ class Readiness:
         self._threads = ThreadPoolExecutor(max_workers=max(1, 2 * len(checks)), thread_name_prefix="readiness")
         self._known: dict[str, bool] = {}
         self._until = 0.0
+        # In plain words, of the checks that gave one: for the metrics port, whose callers may know.
+        self.reasons: dict[str, str] = {}
 
     def __call__(self) -> dict[str, bool]:
         """Return {check: passed}."""
         if time.monotonic() >= self._until:
             running = {name: self._threads.submit(check) for name, check in self._checks.items()}
             deadline = time.monotonic() + CHECK_TIMEOUT
+            self.reasons = {}
             self._known = {name: self._passed(name, future, deadline) for name, future in running.items()}
             self._until = time.monotonic() + CACHE_SECONDS
         return self._known
@@ -41,8 +45,12 @@ class Readiness:
         try:
             future.result(timeout=max(0.0, deadline - time.monotonic()))
         except Exception as error:
-            # Any failure means "not ready"; which one is for the log, not for whoever asks.
-            logger.warning("a readiness check failed", extra={"check": name, "reason": type(error).__name__})
+            # Any failure means "not ready"; which one is for the log, not for whoever asks. A Problem is said in words
+            # that may leave the process.
+            if isinstance(error, Problem):
+                self.reasons[name] = error.detail
+            reason = self.reasons.get(name, type(error).__name__)
+            logger.warning("a readiness check failed", extra={"check": name, "reason": reason})
             return False
         return True
 

@@ -7,6 +7,8 @@ from celery import Celery
 from celery.signals import setup_logging
 from django.conf import settings
 
+from ingest import redis_servers
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "msgsys_project.settings.worker")
 
 app = Celery("msgsys")
@@ -14,13 +16,11 @@ app = Celery("msgsys")
 
 def configuration() -> dict[str, Any]:
     """Build Celery's settings from Django's."""
+    server = redis_servers.celery_settings()
     return {
-        "broker_url": settings.REDIS_URL,
-        "broker_transport": "ingest.transport:Transport",
+        **server,
         "broker_transport_options": {
-            "visibility_timeout": settings.VISIBILITY_TIMEOUT,
-            "unacked_restore_interval": 5,
-            "unacked_restore_throttle": 1,
+            **server["broker_transport_options"],
             "priority_steps": [0],
             "socket_timeout": 5,
             "socket_connect_timeout": 1,
@@ -36,9 +36,7 @@ def configuration() -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "result_backend": None,
-        "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "worker_eta_task_limit": 500,
-        "worker_prefetch_multiplier": 4,
+        "worker_cancel_long_running_tasks_on_connection_loss": True,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "imports": ["ingest.tasks"],
@@ -46,6 +44,7 @@ def configuration() -> dict[str, Any]:
 
 
 app.conf.update(configuration())
+app.steps["worker"].add("ingest.delivery:Step")
 
 
 @setup_logging.connect

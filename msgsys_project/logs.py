@@ -1,6 +1,8 @@
 """One line per event: a constant sentence, then its fields. Ids only: never a body, a number or a key."""
 
 import logging
+import logging.handlers
+from pathlib import Path
 from typing import Any
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
@@ -43,6 +45,25 @@ def configuration(level: str, file: str = "") -> dict[str, Any]:
             "celery.app.trace": {"level": "WARNING"},
         },
     }
+
+
+def with_record(configured: dict[str, Any], file: Path) -> dict[str, Any]:
+    """Send what a command has the CA do to `file` instead of the terminal of whoever runs it."""
+    record = {"formatter": "fields", **_rotated(str(file)), "class": "msgsys_project.logs.FolderMakingHandler"}
+    loggers = {"certs_app.audit": {"handlers": ["record"], "propagate": False}}
+    return {
+        **configured,
+        "handlers": {**configured["handlers"], "record": record},
+        "loggers": {**configured["loggers"], **loggers},
+    }
+
+
+class FolderMakingHandler(logging.handlers.RotatingFileHandler):
+    """Makes the folder of its file: before the first `up`, there is none."""
+
+    def _open(self) -> Any:
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return super()._open()
 
 
 _STDERR = {"class": "logging.StreamHandler"}

@@ -1,10 +1,15 @@
 """Fixtures that start the real system."""
 
-from collections.abc import Iterator
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import mariadb, nginx
 from tests.running import Installation, start_valkey
 
 
@@ -32,3 +37,38 @@ def services(tmp_path: Path) -> Iterator[Installation]:
         yield installed
     finally:
         installed.stop_all()
+
+
+@pytest.fixture
+def start_mariadb() -> Iterator[Callable[..., mariadb.Server]]:
+    """Start MariaDB servers of the test's own, with whatever options it gives."""
+    if shutil.which("mariadbd", path=os.environ["PATH"] + os.pathsep + "/usr/sbin") is None:
+        if os.environ.get("CI"):
+            pytest.fail("mariadbd is missing")
+        pytest.skip("mariadbd is not installed")
+    pytest.importorskip("MySQLdb")
+    with contextlib.ExitStack() as ending:
+
+        def start(*options: str) -> mariadb.Server:
+            # Not tmp_path: a Unix socket's path has at most 107 characters.
+            folder = tempfile.TemporaryDirectory(prefix="mariadb-", ignore_cleanup_errors=True)
+            server = mariadb.start(Path(ending.enter_context(folder)), *options)
+            ending.callback(server.stop)
+            return server
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """An installation whose servers are behind nginx, shared by the tests of one module."""
+    with nginx.installation(tmp_path_factory.mktemp("behind")) as installed:
+        yield installed
+
+
+@pytest.fixture(scope="module")
+def alice(behind: Installation) -> tuple[str, str]:
+    """Return alice's certificate of the installation behind nginx, and its key."""
+    folder = behind.home / "people"
+    behind.manage("issue_cert", "alice", "--role", "client", "--out", str(folder))
+    return str(folder / "alice.crt"), str(folder / "alice.key")

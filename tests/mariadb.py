@@ -31,6 +31,19 @@ class Server:
 
     process: "subprocess.Popen[bytes]"
     url: str
+    folder: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2].partition("/")[0])
+
+    def run(self, statements: str, *, check: bool = True) -> str:
+        """Run statements as its administrator; return what the client prints, without headings."""
+        command = [_program("mariadb"), "--no-defaults", f"--socket={_socket(self.folder)}", "--user=root", "-N"]
+        # Without check, what follows a statement that fails is run as well.
+        command += [] if check else ["--force"]
+        done = subprocess.run(command, input=statements.encode(), check=check, capture_output=True)
+        return done.stdout.decode()
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -41,10 +54,12 @@ class Server:
             self.process.wait()
 
 
-def start(folder: Path) -> Server:
-    """Install a database into `folder`, serve it on a free port of 127.0.0.1. Raises NoMariaDB."""
+def start(folder: Path, *options: str) -> Server:
+    """Serve the database in `folder` on a free port of 127.0.0.1; install it first if need be. Raises NoMariaDB."""
     data, log = folder / "data", folder / "mariadb.log"
-    _install(data, log)
+    is_new = not data.exists()
+    if is_new:
+        _install(data, log)
     port = _free_port()
     command = [
         _program("mariadbd"),
@@ -63,13 +78,15 @@ def start(folder: Path) -> Server:
         "--sync-binlog=0",
         "--innodb-buffer-pool-size=64M",
         "--performance-schema=OFF",
+        *options,
     ]
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    server = Server(process, f"mysql://msgsys:msgsys@127.0.0.1:{port}/msgsys")
+    server = Server(process, f"mysql://msgsys:msgsys@127.0.0.1:{port}/msgsys", folder)
     try:
         _wait_until_ready(server, port, log)
-        _create_database(folder)
+        if is_new:
+            _create_database(server)
     except BaseException:
         server.stop()
         raise
@@ -126,14 +143,13 @@ def _wait_until_ready(server: Server, port: int, log: Path) -> None:
     raise NoMariaDB(f"mariadbd did not start within {START_SECONDS} s:\n{_tail(log)}")
 
 
-def _create_database(folder: Path) -> None:
+def _create_database(server: Server) -> None:
     statements = """
         CREATE DATABASE msgsys CHARACTER SET utf8mb4;
         CREATE USER msgsys@'127.0.0.1' IDENTIFIED BY 'msgsys';
         GRANT ALL ON *.* TO msgsys@'127.0.0.1';
     """
-    command = [_program("mariadb"), "--no-defaults", f"--socket={_socket(folder)}", "--user=root"]
-    subprocess.run(command, input=statements.encode(), check=True)
+    server.run(statements)
 
 
 def _tail(log: Path) -> str:

@@ -8,6 +8,7 @@ skipped: a missing part is a failure.
 
 import argparse
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ PYTHON = str(BIN / "python")
 PROGRAMS = {
     "mariadbd": "mariadb-server",
     "redis-server": "redis-server",
+    "nginx": "nginx",
+    "ss": "iproute2",
     "chromium": "chromium",
     "openssl": "openssl",
     "curl": "curl",
@@ -32,17 +35,25 @@ PROGRAMS = {
     "pkg-config": "pkg-config",
     "gcc": "gcc",
 }
-CODE = ["certs_app", "ingest", "registry", "portal", "monitoring", "deploy", "msgsys_project", "wire", "manage.py"]
+# The same for Windows under Wine.
+WINE_PROGRAMS = {"wine64": "wine64", "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64-win32"}
+CODE = [
+    *("certs_app", "ingest", "registry", "portal", "monitoring", "deploy", "msgsys_project", "wire", "manage.py"),
+    "bench",
+]
 OTHER_PYTHONS = ["3.12", "3.13"]
+# Workers that share the tests. More than cores: many tests wait for a deadline or another process.
+AT_ONCE = ["-n", "4"]
+FAST = "not system and not windows"
 
 
 def run(*command: str, **environment: str) -> None:
     subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, **environment})
 
 
-def install_packages() -> None:
+def install_packages(programs: dict[str, str] = PROGRAMS) -> None:
     """Install missing Debian packages when that is possible."""
-    missing = [package for program, package in PROGRAMS.items() if not _found(program)]
+    missing = [package for program, package in programs.items() if not _found(program)]
     if not missing:
         return
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -54,7 +65,9 @@ def install_packages() -> None:
 
 
 def _found(program: str) -> bool:
-    return shutil.which(program, path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin") is not None
+    # Debian puts servers and Wine elsewhere.
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/lib/wine"))
+    return shutil.which(program, path=path) is not None
 
 
 def install_python() -> None:
@@ -87,18 +100,36 @@ def imports() -> None:
 
 
 def fast() -> None:
-    run(PYTHON, "-m", "pytest", "-q", "-m", "not system", *EXTRA)
+    run(PYTHON, "-m", "pytest", "-q", "-m", FAST, *AT_ONCE, *EXTRA)
 
 
 def mariadb() -> None:
     if not _found("mariadbd"):
         _missing("mariadbd: the storage tests run on SQLite only")
         return
-    run(PYTHON, "-m", "tests.mariadb", "--", PYTHON, "-m", "pytest", "-q", "registry", "portal", "certs_app", *EXTRA)
+    apps = ("registry", "portal", "certs_app", "tests/balance")
+    run(PYTHON, "-m", "tests.mariadb", "--", PYTHON, "-m", "pytest", "-q", *AT_ONCE, *apps, *EXTRA)
 
 
 def system() -> None:
-    run(PYTHON, "-m", "pytest", "-q", "-m", "system", *EXTRA)
+    # A file's tests share one installation, so they stay together.
+    run(PYTHON, "-m", "pytest", "-q", "-m", "system and not alone", "-n", "2", "--dist", "loadfile", *EXTRA)
+    run(PYTHON, "-m", "pytest", "-q", "-m", "alone", *EXTRA)
+
+
+def windows() -> None:
+    """Run the tests that start Windows processes, with a Python for Windows made for them under Wine."""
+    if platform.machine() == "x86_64":
+        install_packages(WINE_PROGRAMS)
+    if not all(_found(program) for program in WINE_PROGRAMS):
+        _missing("Wine and a compiler for Windows: nothing is tested on Windows")
+        return
+    try:
+        run(PYTHON, "-m", "tests.windows.wine_python")
+    except subprocess.CalledProcessError:
+        _missing("what makes a Python for Windows, see above: nothing is tested on Windows")
+        return
+    run(PYTHON, "-m", "pytest", "-q", "tests/windows", *EXTRA)
 
 
 def other_pythons() -> None:
@@ -110,7 +141,8 @@ def other_pythons() -> None:
             continue
         venv = ROOT / f".venv-{version}"
         _install(venv, interpreter, "requirements-dev.txt")
-        run(str(venv / BIN.name / "python"), "-m", "pytest", "-q", "-m", "not system and not browser", *EXTRA)
+        python = str(venv / BIN.name / "python")
+        run(python, "-m", "pytest", "-q", "-m", f"{FAST} and not browser", *AT_ONCE, *EXTRA)
 
 
 def _interpreter(version: str) -> str | None:
@@ -138,6 +170,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "fast": fast,
     "mariadb": mariadb,
     "system": system,
+    "windows": windows,
     "other-pythons": other_pythons,
 }
 EXTRA: list[str] = []

@@ -1,5 +1,6 @@
 """The seed's manual test plan, step 4, and what else may be away for a while."""
 
+import json
 import time
 
 import pytest
@@ -13,6 +14,10 @@ pytestmark = pytest.mark.system
 def queue_length(services: Installation) -> int:
     with redis.Redis.from_url(services.ready["redis_url"]) as client:
         return client.llen("deliver")
+
+
+def worker_log(services: Installation) -> str:
+    return (services.home / "worker.test.log").read_text(encoding="utf-8")
 
 
 def bodies(services: Installation) -> list[str]:
@@ -61,13 +66,16 @@ def test_while_redis_is_away_clients_are_told_and_nothing_accepted_is_lost(servi
         services.serve(role)
     with services.session() as alice:
         accept(services, alice, "before")
+        eventually(lambda: bodies(services) == ["before"], within=30, every=0.3)
         services.stop("valkey")
         answer = services.submit(alice, "refused")
         assert (answer.status_code, answer.json()["code"]) == (503, "queue_unavailable")
         assert int(answer.headers["Retry-After"]) >= 1
+        eventually(lambda: "Connection to broker lost" in worker_log(services), within=30)
         start_valkey(services)
         accept(services, alice, "after")
     eventually(lambda: bodies(services) == ["after", "before"], within=30, every=0.3)
+    assert "DeprecationWarning" not in worker_log(services), "Celery knows what we want of it when a connection is lost"
 
 
 def test_a_worker_whose_certificate_is_refused_keeps_everything(services):
@@ -104,7 +112,7 @@ def test_an_envelope_the_registry_rejects_lands_in_the_dead_letters(services):
     services.manage("revoke_cert", "ingest", "--reason", "key_compromise")
     services.serve("worker")
     with redis.Redis.from_url(services.ready["redis_url"]) as client:
-        entry = eventually(lambda: client.lindex("deliver.dead", 0), within=20)
-        assert b'"code": "signer_revoked"' in entry
-        assert b"forged" not in entry
+        (letter,) = eventually(lambda: client.hvals("deliver.dead_letters"), within=20)
+        assert json.loads(letter)["code"] == "signer_revoked"
+        assert b"forged" not in letter
     assert queue_length(services) == 0

@@ -72,7 +72,7 @@ def test_a_second_start_makes_nothing_new_and_keeps_what_there_is(prepared):
     [
         ("secrets/keyring.json", "keyring.json is gone"),
         ("secrets/sealing.json", "sealing.json is gone"),
-        ("secrets/ca/issuing.key", "issuing"),
+        ("secrets/ca/clients.key", "clients"),
     ],
 )
 def test_a_lost_key_is_named_and_never_made_anew(lost, named, prepared):

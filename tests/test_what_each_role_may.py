@@ -19,12 +19,13 @@ NAMES = [
     "REDIS_URL",
     "SECRET_KEY",
     "SIMPLE_JWT",
+    "PROXY_TOKEN",
 ]
 HOLDS = {
-    "ingest": {"REDIS_URL"},
+    "ingest": {"REDIS_URL", "PROXY_TOKEN"},
     "worker": {"REDIS_URL"},
-    "registry": {"DATABASES", "KEY_FILE", "SEALING_KEY_FILE", "CA_KEYS_DIR"},
-    "portal": {"DATABASES", "KEY_FILE", "SECRET_KEY", "SIMPLE_JWT"},
+    "registry": {"PROXY_TOKEN", "DATABASES", "KEY_FILE", "SEALING_KEY_FILE", "CA_KEYS_DIR"},
+    "portal": {"PROXY_TOKEN", "DATABASES", "KEY_FILE", "SECRET_KEY", "SIMPLE_JWT"},
 }
 
 
@@ -32,6 +33,7 @@ def under(role: str, script: str) -> "subprocess.CompletedProcess[str]":
     """Run a script under a role's settings, in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "SYSTEMROOT")}
     environment |= {"DJANGO_SETTINGS_MODULE": f"msgsys_project.settings.{role}", "MSGSYS_ENV_FILE": os.devnull}
+    environment |= {f"MSGSYS_{name.upper()}_PROXY_TOKEN": name for name in ("ingest", "registry", "portal")}
     environment |= {"SECRET_KEY": "x", "MSGSYS_HOME": os.devnull + "-none"}
     return subprocess.run(
         [sys.executable, "-c", script], cwd=BASE_DIR, env=environment, capture_output=True, text=True, timeout=60
@@ -47,6 +49,12 @@ def test_a_role_holds_what_the_design_gives_it_and_nothing_else(role):
     done = under(role, script)
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) == HOLDS[role]
+
+
+@pytest.mark.parametrize("role", ["ingest", "registry", "portal"])
+def test_a_role_holds_the_token_of_its_own_terminator_only(role):
+    done = under(role, "import django; from django.conf import settings; django.setup(); print(settings.PROXY_TOKEN)")
+    assert done.stdout.strip() == role
 
 
 @pytest.mark.parametrize("role", ["ingest", "worker"])
@@ -75,14 +83,15 @@ def test_every_route_says_which_roles_may_call_it(role):
         assert allowed <= set(ROLES)
 
 
-def test_only_health_is_open_to_every_role():
+def test_only_health_and_what_is_public_or_ones_own_is_open_to_every_role():
     everyone = {
         str(route.pattern)
         for role in ("ingest", "registry")
         for route in routes(role)
         if route.callback.allowed_roles == frozenset(ROLES)
     }
-    assert everyone == {"healthz", "readyz"}
+    public, own = {"ca.pem", "crl.pem", "crl.der"}, {"renew_cert", "certificate_in_use"}
+    assert everyone == {"healthz", "readyz"} | public | own
 
 
 def test_the_accept_path_admits_the_same_roles_as_its_routes():

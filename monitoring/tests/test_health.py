@@ -4,6 +4,7 @@ import pytest
 
 from monitoring import health
 from monitoring.health import Readiness
+from wire.problems import Problem
 
 
 def passes() -> None:
@@ -16,6 +17,10 @@ def fails() -> None:
 
 def hangs() -> None:
     time.sleep(5)
+
+
+def explains() -> None:
+    raise Problem("queue_unavailable", "The queue has no append-only file.")
 
 
 HERE = "monitoring.tests.test_health"
@@ -39,6 +44,17 @@ def test_the_answer_is_kept_for_a_moment(monkeypatch):
     assert readiness() == {"a": True}
     monkeypatch.setattr(readiness, "_until", 0.0)
     assert readiness() == {"a": False}
+
+
+def test_a_check_that_explains_itself_gives_its_reason(monkeypatch, caplog):
+    readiness = Readiness({"a": f"{HERE}.explains", "b": f"{HERE}.fails"})
+    assert readiness() == {"a": False, "b": False}
+    assert readiness.reasons == {"a": "The queue has no append-only file."}
+    assert {record.reason for record in caplog.records} == {"The queue has no append-only file.", "ConnectionError"}
+    monkeypatch.setattr(readiness, "_checks", {"a": passes})
+    monkeypatch.setattr(readiness, "_until", 0.0)
+    assert readiness() == {"a": True}
+    assert readiness.reasons == {}
 
 
 @pytest.mark.parametrize(("check", "status"), [("passes", 200), ("fails", 503)])

@@ -36,6 +36,18 @@ PKI_DIR = env.path("MSGSYS_PKI_DIR", HOME / "pki", "CA certificates, CRLs and is
 CA_FILE = PKI_DIR / "ca.crt"
 CRL_FILE = PKI_DIR / "crl.pem"
 CERTIFICATES_DIR = PKI_DIR / "certs"
+CRL_FETCH_SECONDS = env.integer(
+    "MSGSYS_CRL_FETCH_SECONDS",
+    30,
+    "Seconds between looks for newer revocation lists at the registry.",
+    minimum=1,
+    maximum=3600,
+)
+# Whom this process asks for its own certificates: the registry, or, beside the CA's keys, the CA itself.
+CA = "certs_app.ca_client.RemoteCa"
+CA_LISTS = "certs_app.fetching.FetchedLists"
+# Certificates kept valid besides this process' own.
+KEPT_CERTIFICATES: list[dict[str, Path]] = []
 SECRETS_DIR = env.path("MSGSYS_SECRETS_DIR", HOME / "secrets", "Key files; readable by their owner only.")
 # The public half of the registry's sealing key: all that ingest needs to seal.
 SEALING_PUBLIC_FILE = env.path(
@@ -77,6 +89,33 @@ def ports(role: str) -> tuple[int, int]:
         f"MSGSYS_{role.upper()}_METRICS_PORT", default_metrics, f"Metrics port of the {role}.", minimum=1, maximum=65535
     )
     return port, metrics
+
+
+PROXY_WORKERS = env.integer(
+    "MSGSYS_PROXY_WORKERS",
+    1,
+    "Processes that serve a role behind a TLS terminator (Unix socket).",
+    minimum=1,
+    maximum=32,
+)
+
+
+def behind_proxy(role: str) -> env.LocalAddress | None:
+    """Return where the role listens for a TLS terminator; None when it speaks TLS itself."""
+    return env.local_address(
+        f"MSGSYS_{role.upper()}_BEHIND_PROXY",
+        f"Where the {role} listens for a TLS terminator such as nginx: unix:/run/msgsys/{role}.sock, or "
+        "127.0.0.1:PORT (the one way on Windows). Empty: the process speaks TLS itself.",
+    )
+
+
+def proxy_token(role: str) -> str:
+    """Return what the role's TLS terminator shows to be believed."""
+    return env.secret(
+        f"MSGSYS_{role.upper()}_PROXY_TOKEN",
+        SECRETS_DIR / f"{role}_proxy_token",
+        f"What a TLS terminator says first when it tells the {role} who is calling.",
+    )
 
 
 def certificate(stem: str) -> dict[str, Path]:

@@ -4,11 +4,13 @@ from datetime import timedelta
 
 from msgsys_project import environment as env
 from msgsys_project.settings.base import *  # noqa: F403  settings modules are read by Django as one namespace
-from msgsys_project.settings.base import SECRETS_DIR, certificate, ports, rest_framework
+from msgsys_project.settings.base import SECRETS_DIR, behind_proxy, certificate, ports, proxy_token, rest_framework
 from msgsys_project.settings.database import *  # noqa: F403  as above
+from msgsys_project.settings.registry_api import *  # noqa: F403  as above
 
 ROLE = "portal"
 PORT, METRICS_PORT = ports(ROLE)
+BEHIND_PROXY, PROXY_TOKEN = behind_proxy(ROLE), proxy_token(ROLE)
 ROOT_URLCONF = "msgsys_project.urls.portal"
 ASGI_APPLICATION = "msgsys_project.asgi.application"
 SECRET_KEY = env.secret("SECRET_KEY", SECRETS_DIR / "django_secret_key", "Signs the portal's sessions and cookies.")
@@ -101,6 +103,8 @@ CONTENT_SECURITY_POLICY = {
 }
 
 SERVER_CERTIFICATE = certificate("portal")
+# With this one it asks the registry for revocation lists and renewals, and nothing else.
+CLIENT_CERTIFICATE = certificate("portal-client")
 REST_FRAMEWORK = rest_framework(
     DEFAULT_AUTHENTICATION_CLASSES=["rest_framework_simplejwt.authentication.JWTAuthentication"],
     DEFAULT_PERMISSION_CLASSES=["rest_framework.permissions.IsAuthenticated"],

@@ -8,7 +8,7 @@ from msgsys_project.settings.registry_api import *  # noqa: F403  as above
 
 ROLE = "worker"
 PORT, METRICS_PORT = ports(ROLE)
-READINESS = {"queue": "ingest.queue.check_reachable", "worker": "ingest.progress.check_consuming"}
+READINESS = {"queue": "ingest.durability.check_ready", "worker": "ingest.progress.check_consuming"}
 INSTALLED_APPS = ["ingest", "monitoring", "deploy"]
 MIDDLEWARE: list[str] = []
 DATABASES: dict[str, object] = {}
@@ -16,9 +16,12 @@ DATABASES: dict[str, object] = {}
 SERVER_CERTIFICATE = certificate("worker-server")
 CLIENT_CERTIFICATE = certificate("worker")
 RETRY_SECONDS = env.integer("MSGSYS_RETRY_SECONDS", 30, "Seconds between tries while the registry is away.", minimum=1)
+DELIVERY_CONNECTIONS = env.integer(
+    "MSGSYS_DELIVERY_CONNECTIONS", 4, "Batches that one worker posts to the registry at a time.", minimum=1
+)
 VISIBILITY_TIMEOUT = env.integer(
     "MSGSYS_VISIBILITY_TIMEOUT",
     120,
-    "Seconds after which what a killed worker held is delivered again; more than twice MSGSYS_RETRY_SECONDS.",
+    "Seconds after which what a worker holds is given to another one; more than twice MSGSYS_RETRY_SECONDS.",
     minimum=2,
 )

@@ -17,6 +17,7 @@ login = LoginView.as_view(template_name="portal/login.html", redirect_authentica
 urlpatterns = [
     path("", views.MessageList.as_view(), name="messages"),
     path("messages/<uuid:uid>/", views.message_detail, name="message"),
+    path("dead-letters/", views.dead_letter_list, name="dead_letters"),
     path("login/", login, name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("admin/", admin.site.urls),

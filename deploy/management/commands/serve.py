@@ -1,13 +1,16 @@
-import os
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from deploy.roles import SERVE, serve, stop_with_parent
+from certs_app import upkeep
+from deploy import stopping
+from deploy.roles import SERVE, serve
 
 
 class Command(BaseCommand):
+    # After what can be repaired was repaired.
+    requires_system_checks: list[str] = []
     help = "Serve one role of the system until SIGINT or SIGTERM: the process entry on every OS."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -19,6 +22,7 @@ class Command(BaseCommand):
             raise CommandError(
                 f"these settings are of role {settings.ROLE}: unset DJANGO_SETTINGS_MODULE to serve {role}"
             )
-        if os.environ.get("MSGSYS_SUPERVISED"):
-            stop_with_parent()
+        upkeep.prepare()
+        self.check()
+        stopping.heed()
         serve(role)

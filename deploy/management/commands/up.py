@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from deploy import demo, home, machine, valkey
+from deploy import demo, home, machine, stopping, valkey
 from deploy.supervisor import Child, Supervisor, taken
 
 
@@ -32,9 +32,10 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         self.stop = threading.Event()
+        stopping.heed()
         stop_signals = [signal.SIGINT, signal.SIGTERM]
         if sys.platform == "win32":
-            # What Task Scheduler and services send a console program.
+            # Ctrl-Break, and the closed window.
             stop_signals.append(signal.SIGBREAK)
         for number in stop_signals:
             signal.signal(number, lambda *_: self.stop.set())

@@ -1,0 +1,45 @@
+-- msgsys_migrate
+GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, DROP, INDEX, REFERENCES ON `msgsys`.* TO 'msgsys_migrate'@'%';
+-- msgsys_registry
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_message` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_alias` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_statusevent` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_unindexed` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_search_run` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_search_posting` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_deadletterreport` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_deadletter` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_queuereport` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_removed` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_unreadable` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_canary` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`registry_checkpoint` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE ON `msgsys`.`certs_app_issuer` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE ON `msgsys`.`certs_app_certificate` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`certs_app_crl` TO 'msgsys_registry'@'%';
+GRANT SELECT, INSERT ON `msgsys`.`certs_app_auditevent` TO 'msgsys_registry'@'%';
+-- msgsys_portal
+GRANT SELECT ON `msgsys`.`registry_message` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`registry_alias` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`registry_statusevent` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`registry_unindexed` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`registry_search_run` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`registry_search_posting` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`registry_deadletterreport` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`registry_deadletter` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`registry_queuereport` TO 'msgsys_portal'@'%';
+GRANT SELECT, INSERT ON `msgsys`.`registry_unreadable` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`registry_canary` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`certs_app_issuer` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`certs_app_certificate` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`certs_app_crl` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`certs_app_auditevent` TO 'msgsys_portal'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`auth_user` TO 'msgsys_portal'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`auth_group` TO 'msgsys_portal'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`auth_user_groups` TO 'msgsys_portal'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`auth_user_user_permissions` TO 'msgsys_portal'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`auth_group_permissions` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`auth_permission` TO 'msgsys_portal'@'%';
+GRANT SELECT ON `msgsys`.`django_content_type` TO 'msgsys_portal'@'%';
+GRANT SELECT, INSERT, UPDATE, DELETE ON `msgsys`.`django_session` TO 'msgsys_portal'@'%';
+GRANT SELECT, INSERT ON `msgsys`.`django_admin_log` TO 'msgsys_portal'@'%';
