@@ -1,6 +1,7 @@
 """The few words of ASGI that our own small applications speak: read a body, send an answer."""
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.conf import settings
@@ -14,6 +15,20 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 JSON = "application/json"
+
+
+@dataclass
+class Answer:
+    """A whole answer."""
+
+    status: int
+    body: bytes
+    media_type: str = JSON
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, problem: Problem) -> "Answer":
+        return cls(problem.status, problem.body(), MEDIA_TYPE, problem.headers)
 
 
 class Disconnected(Exception):

@@ -1,13 +1,16 @@
 """Bounds the requests Django works on at once: each takes a thread, and Django itself knows no limit."""
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 from asgiref.sync import ThreadSensitiveContext
 from django.conf import settings
 
 from certs_app.admission import ANY_ROLE, PEER, admit
 from certs_app.asgi import (
+    Answer,
     Application,
     Disconnected,
     Message,
@@ -26,14 +29,25 @@ WAIT_SECONDS = 1.0
 _ALIVE = b'{"status": "alive"}'
 
 
+class DirectRoute(Protocol):
+    """What goes past Django (certs_app.direct)."""
+
+    def takes(self, scope: Scope) -> bool: ...
+
+    def answer(self, scope: Scope, body: bytes) -> Answer: ...
+
+
 class Bounded:
     """At most MAX_CONCURRENT_REQUESTS in `django`, as many again wait for a moment, the rest hear `overloaded`.
 
     /healthz is answered here, so that a busy process is not taken for a dead one.
     """
 
-    def __init__(self, django: Application, *, health_for_anyone: bool = False) -> None:
+    def __init__(
+        self, django: Application, *, health_for_anyone: bool = False, direct: Sequence[DirectRoute] = ()
+    ) -> None:
         self._django = django
+        self._direct = direct
         self._health_for_anyone = health_for_anyone
         self._revocations = Revocations(settings.CRL_FILE, settings.CA_FILE)
         self._slots = asyncio.Semaphore(settings.MAX_CONCURRENT_REQUESTS)
@@ -58,12 +72,20 @@ class Bounded:
             return
         thread = self._threads.pop()
         try:
-            # Returns when Django's thread has done its work, even if the client went away before.
-            async with ThreadSensitiveContext(executor=thread):
-                await self._django(scope, _once(body, receive), send)
+            await self._serve(thread, scope, body, receive, send)
         finally:
             self._threads.append(thread)
             self._slots.release()
+
+    async def _serve(self, thread: ThreadPoolExecutor, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Return when the thread has done its work, even if the client went away before."""
+        direct = next((one for one in self._direct if one.takes(scope)), None)
+        if direct is not None:
+            answer = await asyncio.get_running_loop().run_in_executor(thread, direct.answer, scope, body)
+            await send_answer(send, answer.status, answer.body, answer.headers, media_type=answer.media_type)
+            return
+        async with ThreadSensitiveContext(executor=thread):
+            await self._django(scope, _once(body, receive), send)
 
     def _admit_to_health(self, scope: Scope) -> None:
         if not self._health_for_anyone:

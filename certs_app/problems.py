@@ -31,7 +31,7 @@ class ProblemResponse(HttpResponse):
 
 def exception_handler(error: Exception, context: dict[str, object]) -> HttpResponse | None:
     """DRF's EXCEPTION_HANDLER: every refusal in one shape; an unknown error is left to become a 500."""
-    problem = _problem_of(error)
+    problem = problem_of(error)
     if problem is None:
         return None
     if problem.status == 401:
@@ -39,7 +39,8 @@ def exception_handler(error: Exception, context: dict[str, object]) -> HttpRespo
     return ProblemResponse(problem)
 
 
-def _problem_of(error: Exception) -> Problem | None:
+def problem_of(error: Exception) -> Problem | None:
+    """Return an error of a view as a Problem; None when nobody foresaw it."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, Http404):

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from certs_app import audit
 from certs_app.audit import Actor
-from registry import blind_index, removal
+from registry import removal
 from registry.models import Message
 from registry.removal import BATCH, ERASED, Tally
 from registry.sealing import UNREADABLE
@@ -16,6 +16,7 @@ from registry.search.sources import in_portions
 from wire import ids
 
 _TRIES = 5
+_ROWS_AT_A_TIME = 2_000
 
 Progress = Callable[[float, str], None]
 
@@ -63,7 +64,7 @@ def _rows(number: str, report: Report) -> Iterator[Message]:
     """Yield the sender's messages: the index is a truncated hash, so the opened number decides."""
     report.unreadable = 0
     columns = ("id", "uid", "client", "received_at", "sender_number")
-    for row in Message.objects.filter(sender_index__in=blind_index.senders(number)).only(*columns).iterator():
+    for row in Message.objects.from_sender(number).only(*columns).in_pages(_ROWS_AT_A_TIME):
         try:
             if row.sender_number == number:
                 yield row

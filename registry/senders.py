@@ -41,3 +41,9 @@ def normalise_end(text: str) -> str:
     if len(digits) != END_DIGITS or not digits.isascii() or not digits.isdigit():
         raise NumberError("Write exactly the last 4 digits of the number, for example 0000.")
     return digits
+
+
+def is_in(number: str, text: str) -> bool:
+    """Tell whether a text has this E.164 number in it, with or without the country's code, however it is spaced."""
+    national = str(phonenumbers.parse(number).national_number)
+    return national in re.sub(r"\D", "", text)

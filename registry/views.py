@@ -40,19 +40,23 @@ class Register(PeerView):
     """POST /register: one message object, or {"envelopes": [base64, …]}."""
 
     def post(self, request: Request) -> Response:
-        body = _object(request.data)
-        if "envelopes" in body:
-            return _register_envelopes(body)
-        return _register_message(body, caller(request))
+        status, said = register(request.data, caller(request))
+        return Response(said, status=status)
 
 
-def _register_envelopes(body: dict[str, Any]) -> Response:
+def register(data: Any, peer: Peer) -> tuple[int, dict[str, Any]]:
+    """Return the status and body of the answer to a registration. Raises Problem."""
+    body = _object(data)
+    return _register_envelopes(body) if "envelopes" in body else _register_message(body, peer)
+
+
+def _register_envelopes(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     blobs = [_decoded(blob) for blob in _list(body, "envelopes", MAX_ENVELOPES)]
     try:
         outcomes = register_envelopes(blobs, timezone.now())
     except SealingKeyMissing as error:
         raise retry_later("sealing_key_missing", f"{error}. Restore the sealing key; nothing is lost.", 30) from None
-    return Response({"results": [outcome.as_dict() for outcome in outcomes]})
+    return 200, {"results": [outcome.as_dict() for outcome in outcomes]}
 
 
 def _decoded(blob: Any) -> bytes:
@@ -65,7 +69,7 @@ def _decoded(blob: Any) -> bytes:
         return b""
 
 
-def _register_message(body: dict[str, Any], peer: Peer) -> Response:
+def _register_message(body: dict[str, Any], peer: Peer) -> tuple[int, dict[str, Any]]:
     given = body.pop("id", None)
     checked = rules.check(body)
     if isinstance(checked, rules.Invalid):
@@ -85,7 +89,7 @@ def _register_message(body: dict[str, Any], peer: Peer) -> Response:
         row, created = register_one(message, now)
     except IdTaken as error:
         raise _invalid("id", "taken", str(error)) from None
-    return Response({"id": str(row.uid), "status": row.status}, status=201 if created else 200)
+    return 201 if created else 200, {"id": str(row.uid), "status": row.status}
 
 
 def _message_id(given: Any, now: datetime) -> UUID:

@@ -186,15 +186,25 @@ def main(arguments: Sequence[str]) -> None:
     if options.list:
         print("\n".join(STEPS))
         return
-    for name in options.only or STEPS:
-        print(f"\n=== {name}", flush=True)
-        started = time.monotonic()
-        try:
-            STEPS[name]()
-        except subprocess.CalledProcessError as error:
-            sys.exit(f"=== {name} FAILED (exit code {error.returncode})")
-        print(f"=== {name} done in {time.monotonic() - started:.0f} s", flush=True)
+    # One look at all that is wrong: a step that fails does not hide what the next ones would find.
+    failed = [name for name in options.only or STEPS if not _passes(name)]
+    if failed:
+        sys.exit(f"\nFAILED: {', '.join(failed)}")
     print("\nEverything passed.")
+
+
+def _passes(name: str) -> bool:
+    print(f"\n=== {name}", flush=True)
+    started = time.monotonic()
+    try:
+        STEPS[name]()
+    except subprocess.CalledProcessError as error:
+        if STEPS[name] in (install_packages, install_python):
+            sys.exit(f"=== {name} FAILED: nothing can be run without it")
+        print(f"=== {name} FAILED (exit code {error.returncode}) after {time.monotonic() - started:.0f} s", flush=True)
+        return False
+    print(f"=== {name} done in {time.monotonic() - started:.0f} s", flush=True)
+    return True
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ MAX_BODY_BYTES = env.integer(
     "MSGSYS_MAX_BODY_BYTES", 4 * 1024 * 1024, "Largest request body accepted, in bytes.", minimum=65536
 )
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES
+# What goes past Django's handler (certs_app.direct): the address, and the function that does the work.
+DIRECT_ROUTES: dict[str, str] = {}
 FILE_UPLOAD_HANDLERS: list[str] = []
 APPEND_SLASH = False
 

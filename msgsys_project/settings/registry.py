@@ -15,6 +15,8 @@ PORT, METRICS_PORT = ports("jobs" if ROLE == "jobs" else "registry")
 BEHIND_PROXY, PROXY_TOKEN = behind_proxy("registry"), proxy_token("registry")
 ROOT_URLCONF = "msgsys_project.urls.registry"
 ASGI_APPLICATION = "msgsys_project.asgi.application"
+# Every message comes by here.
+DIRECT_ROUTES = {"/register": "registry.views.register"}
 READINESS = {"database": "registry.readiness.database"}
 INSTALLED_APPS = ["rest_framework", "certs_app", "registry", "monitoring", "deploy"]
 MIDDLEWARE = [

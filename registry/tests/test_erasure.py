@@ -1,5 +1,6 @@
 """One person's messages are erased, wherever the registry has them, and nobody else's."""
 
+import contextlib
 import io
 import json
 from datetime import timedelta
@@ -11,6 +12,7 @@ from django.utils import timezone
 
 from certs_app import audit
 from certs_app.models import AuditEvent
+from registry import erasure
 from registry.models import Message, Removed, Run, Unindexed
 from registry.search import building, lookup, terms
 from registry.tests.conftest import Column, a_message, a_row, keep, new_id
@@ -33,7 +35,7 @@ def erase(monkeypatch, *arguments, number=PERSON):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{number}\n"))
     out = StringIO()
     try:
-        call_command("erase", "--sender", "-", "--json", *arguments, stdout=out)
+        call_command("erase", "--sender", "-", "--yes", "--json", *arguments, stdout=out)
         code = 0
     except SystemExit as ended:
         code = ended.code
@@ -98,10 +100,39 @@ def test_what_is_no_full_number_is_refused_unrepeated(messages, monkeypatch, num
     assert not number or number not in str(refused.value)
 
 
-def test_a_reason_with_the_number_in_it_is_refused(messages, monkeypatch):
+@pytest.mark.parametrize("written", ["+49 152 1111 2222", "0152/1111-2222", "(152) 1111 2222"])
+def test_a_reason_with_the_number_in_it_is_refused(messages, monkeypatch, written):
     with pytest.raises(CommandError, match="leave the number out"):
-        erase(monkeypatch, "--reason", "for +49 152 1111 2222")
+        erase(monkeypatch, "--reason", f"for {written}")
     assert Message.objects.count() == 5
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_without_yes_and_without_a_terminal_nothing_is_erased(messages, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(PERSON))
+    with pytest.raises(CommandError, match="add --yes"):
+        call_command("erase", "--sender", "-")
+    assert Message.objects.count() == 5
+
+
+@pytest.mark.parametrize(("answer", "left"), [("erase", 2), ("", 5), ("yes", 5)])
+def test_at_a_terminal_it_says_how_many_and_asks(messages, monkeypatch, answer, left):
+    monkeypatch.setattr("sys.stdin", _Terminal(f"{answer}\n"))
+    err = StringIO()
+    with contextlib.suppress(CommandError):
+        call_command("erase", "--sender", PERSON, stdout=StringIO(), stderr=err)
+    assert "3 message(s) of 2 client(s)" in err.getvalue()
+    assert Message.objects.count() == left
+
+
+def test_many_messages_of_one_sender_are_read_in_pages(messages, monkeypatch):
+    monkeypatch.setattr(erasure, "_ROWS_AT_A_TIME", 2)
+    assert erase(monkeypatch, "--dry-run")[0]["messages"] == 3
+    assert erase(monkeypatch)[0]["messages"] == 3
 
 
 def test_a_truncated_hash_that_two_numbers_share_erases_one_of_them(messages, monkeypatch):
@@ -134,7 +165,7 @@ def test_without_a_terminal_the_number_must_come_from_standard_input(db, monkeyp
 
 def test_the_report_says_what_remains_and_warns_of_the_shell_history(messages):
     out, err = StringIO(), StringIO()
-    call_command("erase", "--sender", PERSON, stdout=out, stderr=err)
+    call_command("erase", "--sender", PERSON, "--yes", stdout=out, stderr=err)
     assert "shell's history" in err.getvalue()
     for part in ("Erased: 3 message(s)", "dead letters", "backups", "ledger"):
         assert part in out.getvalue()

@@ -1,5 +1,4 @@
 import json
-import re
 import sys
 from typing import Any
 
@@ -36,23 +35,26 @@ class Command(TeachingCommand):
     examples = (
         ("How many messages would go?", "--dry-run"),
         ("Erase them; the number is asked for", "--reason 'request 2026-117'"),
-        ("From another program", "--sender - --json < number.txt"),
+        ("From another program", "--sender - --yes --json < number.txt"),
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--sender", metavar="NUMBER|-", help="- reads standard input; without, you are asked")
         parser.add_argument("--reason", default="", metavar="TEXT", help="for the audit record; no number, no name")
         parser.add_argument("--dry-run", action="store_true", help="count, and erase nothing")
+        parser.add_argument("--yes", action="store_true", help="do not ask; without a terminal this is needed")
         parser.add_argument("--json", action="store_true", help="a JSON object, for programs")
 
     def handle(self, **options: Any) -> None:
         number = _number(self._given(options["sender"]))
         reason = options["reason"][:_MOST_CHARACTERS]
-        if number[1:] in re.sub(r"\D", "", reason):
+        if senders.is_in(number, reason):
             raise CommandError("The reason goes into the audit record: leave the number out of it.")
         if options["dry_run"]:
             report = find(number)
         else:
+            if not options["yes"]:
+                self._confirm(number)
             bar = Bar()
             try:
                 report = erase(number, reason, timezone.now(), Actor.operator(), bar.show)
@@ -74,6 +76,17 @@ class Command(TeachingCommand):
         if not sys.stdin.isatty():
             raise CommandError("there is no terminal to ask at: give --sender - and the number on standard input")
         return input("Sender's number: ")
+
+    def _confirm(self, number: str) -> None:
+        if not sys.stdin.isatty():
+            raise CommandError(
+                "this erases messages for ever, and there is no terminal to ask at. Look with --dry-run, then add "
+                "--yes. Nothing was changed."
+            )
+        self.stderr.write(f"For ever: {find(number).tally}. Type 'erase' to go on: ", ending="")
+        self.stderr.flush()
+        if sys.stdin.readline().strip() != "erase":
+            raise CommandError("that was not it: nothing was changed")
 
     def _tell(self, report: Report) -> None:
         if report.unreadable:
