@@ -3,8 +3,10 @@
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -47,40 +49,58 @@ class SealingKeyMissing(Exception):
     """The envelope is sealed to a key this registry does not hold: the operator's to repair, so not permanent."""
 
 
+class Signer(NamedTuple):
+    """What of a certificate of an ingest counts for what it signed."""
+
+    fingerprint: str
+    name: str
+    der: bytes
+    not_after: datetime
+    revoked_at: datetime | None
+    reason: str
+
+
 @dataclass(frozen=True)
 class Signers:
-    """The ingest certificates that signed a set of envelopes, with their public keys, by SHA-256 of the certificate."""
+    """The ingest certificates that signed a set of envelopes, by SHA-256 of the certificate."""
 
-    by_fingerprint: Mapping[str, tuple[Certificate, CertificatePublicKeyTypes]]
+    by_fingerprint: Mapping[str, Signer]
 
     @classmethod
     def of(cls, envelopes: Iterable[envelope.Envelope]) -> "Signers":
+        # Each time: whether it was revoked is for the table to say.
         fingerprints = {one.signer.hex() for one in envelopes}
         found = Certificate.objects.filter(fingerprint__in=fingerprints, role="ingest")
-        return cls({one.fingerprint: (one, one.certificate.public_key()) for one in found})
+        return cls({row[0]: Signer(*row) for row in found.values_list(*Signer._fields)})
 
-    def check(self, one: envelope.Envelope) -> Certificate:
-        """Return the certificate of the trusted ingest that signed this envelope. Raises EnvelopeError."""
-        certificate, public_key = self.by_fingerprint.get(one.signer.hex(), (None, None))
-        if certificate is None:
+    def check(self, one: envelope.Envelope) -> Signer:
+        """Return the trusted ingest that signed this envelope. Raises EnvelopeError."""
+        signer = self.by_fingerprint.get(one.signer.hex())
+        if signer is None:
             raise UnknownSigner(f"envelope {one.id}: no ingest certificate has this fingerprint")
+        public_key = _public_key(bytes(signer.der))
         if not isinstance(public_key, ec.EllipticCurvePublicKey):
             raise UnknownSigner(f"envelope {one.id}: the signer's key is not an EC key")
         one.verify(public_key)
-        self._check_standing(certificate, one)
-        return certificate
+        self._check_standing(signer, one)
+        return signer
 
-    def _check_standing(self, certificate: Certificate, one: envelope.Envelope) -> None:
+    def _check_standing(self, signer: Signer, one: envelope.Envelope) -> None:
         try:
             signed_at = received_at(one.id)
         except ValueError as error:
             raise BadContent(f"envelope {one.id}: {error}") from None
         signed_at -= CLOCK_SKEW
-        if certificate.revoked_at and (certificate.reason == _NEVER_TRUSTED or signed_at >= certificate.revoked_at):
+        if signer.revoked_at and (signer.reason == _NEVER_TRUSTED or signed_at >= signer.revoked_at):
             raise SignerRevoked(f"envelope {one.id}: its signer's certificate is revoked")
         # Not "not yet valid": the signer writes this time itself, so only a clock that is behind would be punished.
-        if signed_at >= certificate.not_after:
+        if signed_at >= signer.not_after:
             raise UnknownSigner(f"envelope {one.id}: its signer's certificate had expired")
+
+
+@functools.lru_cache(maxsize=64)
+def _public_key(der: bytes) -> CertificatePublicKeyTypes:
+    return x509.load_der_x509_certificate(der).public_key()
 
 
 def read(one: envelope.Envelope) -> list[messages.Message]:
