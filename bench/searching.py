@@ -6,6 +6,7 @@ Each question is asked through portal.queries.MessageQuery, the one way that the
 import argparse
 import functools
 import json
+import math
 import os
 import random
 import statistics
@@ -29,19 +30,55 @@ def main(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     with _home(options.home) as home:
         (home / "mariadb").mkdir(exist_ok=True)
-        server = mariadb.start(home / "mariadb", f"--innodb-buffer-pool-size={options.buffer_pool}")
+        server = Restartable(home / "mariadb", options.buffer_pool)
         try:
             _set_up(home, server.url)
             from bench import search_table
 
             search_table.fill(options.messages)
             print(search_table.describe(), file=sys.stderr, flush=True)
-            figures = _measure(options)
+            figures = _measure(options, server)
         finally:
             server.stop()
     print(_table(figures["questions"]))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+class Restartable:
+    """A MariaDB that can be started anew with nothing of its data in memory."""
+
+    def __init__(self, folder: Path, buffer_pool: str) -> None:
+        self._folder = folder
+        # Or it would read at its start what it held at its end.
+        self._options = (f"--innodb-buffer-pool-size={buffer_pool}", "--innodb-buffer-pool-load-at-startup=OFF")
+        self._server = mariadb.start(folder, *self._options)
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def restart_cold(self) -> None:
+        from django.db import connection
+
+        connection.close()
+        self.stop()
+        for file in (self._folder / "data").rglob("*"):
+            if file.is_file():
+                _forget(file)
+        self._server = mariadb.start(self._folder, *self._options)
+        connection.settings_dict["PORT"] = self._server.port
+        connection.ensure_connection()
+
+
+def _forget(file: Path) -> None:
+    """Have the kernel drop what it keeps of a file in memory."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -51,6 +88,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--home", type=Path, help="keep the database there, and take up what is there already")
     add("--buffer-pool", default="2G", help="MariaDB's innodb_buffer_pool_size (%(default)s)")
     add("--plain-tokens", action="store_true", help="make the plain token table as well, which takes long")
+    add("--cold", type=int, default=5, metavar="TIMES", help="starts of MariaDB with nothing in memory (%(default)s)")
     add("--no-naive", action="store_true", help="leave the naive ways out")
     add("--json", type=Path, metavar="FILE", help="write every figure there")
     return parser.parse_args(arguments)
@@ -83,10 +121,11 @@ def _set_up(home: Path, database_url: str) -> None:
     call_command("migrate", verbosity=0, skip_checks=True)
 
 
-def _measure(options: argparse.Namespace) -> dict[str, Any]:
+def _measure(options: argparse.Namespace, server: Restartable) -> dict[str, Any]:
     from bench import naive_search, search_table
 
-    questions = {name: _times(asks) for name, asks in _questions().items()}
+    asked = _questions()
+    questions = {name: _times(asks) for name, asks in asked.items()}
     naive = (
         {}
         if options.no_naive
@@ -101,6 +140,8 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         naive["plain token table, one word"] = _times(
             [functools.partial(naive_search.token_lookup, word) for word in _some(_words()[:2000])]
         )
+    for name, cold in _cold(asked, server, options.cold).items():
+        questions[name]["cold"] = cold
     return {
         "messages": options.messages,
         "bytes_per_message": {name: round(size, 1) for name, size in search_table.sizes().items()},
@@ -119,6 +160,20 @@ def _times(asks: Sequence[Ask], warm_up: int = WARM_UP) -> dict[str, float]:
         took.append((time.perf_counter() - started) * 1000)
     took.sort()
     return {"p50": round(statistics.median(took), 2), "p95": round(took[int(len(took) * 0.95)], 2), "times": len(took)}
+
+
+def _cold(asked: dict[str, list[Ask]], server: Restartable, rounds: int) -> dict[str, float]:
+    """Return the median in ms of each question, asked once after each start; another one is the first each time."""
+    took: dict[str, list[float]] = {name: [] for name in asked}
+    names = list(asked)
+    for one in range(rounds):
+        server.restart_cold()
+        shift = one * len(names) // rounds
+        for name in names[shift:] + names[:shift]:
+            started = time.perf_counter()
+            asked[name][one % len(asked[name])]()
+            took[name].append((time.perf_counter() - started) * 1000)
+    return {name: round(statistics.median(some), 2) for name, some in took.items() if some}
 
 
 def _words() -> list[str]:
@@ -188,8 +243,9 @@ def _questions() -> dict[str, list[Ask]]:
 
 
 def _table(questions: dict[str, dict[str, float]]) -> str:
-    lines = [f"{'':34} {'p50 ms':>10} {'p95 ms':>10}"]
-    lines += [f"{name:34} {one['p50']:>10.2f} {one['p95']:>10.2f}" for name, one in questions.items()]
+    lines = [f"{'':34} {'p50 ms':>10} {'p95 ms':>10} {'cold ms':>10}"]
+    for name, one in questions.items():
+        lines.append(f"{name:34} {one['p50']:>10.2f} {one['p95']:>10.2f} {one.get('cold', math.nan):>10.2f}")
     return "\n".join(lines)
 
 

@@ -53,3 +53,18 @@ def test_registering_is_measured_beside_raw_inserts_of_the_same_rows(tmp_path, s
     assert summary[-1]["of_raw"] == 1
     assert all(one["messages_per_second"][1] > 0 for one in summary)
     assert "| raw | 1 |" in done.stdout
+
+
+def test_searching_is_measured_warm_cold_and_beside_the_naive_ways(tmp_path, start_mariadb):
+    """As above. The table is filled by the code that registers and indexes, and every hit is opened and compared."""
+    file = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "bench.searching", "--messages", "1500", "--cold", "1", "--plain-tokens"]
+    done = subprocess.run([*command, "--json", str(file)], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    asked = {name: one for name, one in figures["questions"].items() if "cold" in one}
+    assert {"no filter", "sender, rare", "last 4 digits", "one rare word", "word + 30 days + status"} <= set(asked)
+    assert all(one["p95"] >= one["p50"] > 0 and one["cold"] > 0 for one in asked.values())
+    naive = set(figures["questions"]) - set(asked)
+    assert len(naive) == 4
+    assert figures["bytes_per_message"]["registry_search_posting.PRIMARY"] > 0
