@@ -8,7 +8,7 @@ from uuid import UUID
 from django.db.models import F
 
 from registry.models import Alias, Message, QueueReport, Removed
-from wire import sums
+from wire import ids, sums
 from wire.sums import NOTHING, Sum
 
 # Milliseconds since the epoch: from, and to, which is not in it.
@@ -17,7 +17,6 @@ Range = tuple[int, int]
 # What one call may cost: beyond, the caller asks for the rest in another. One range is always answered.
 MAX_ROWS = 100_000
 _PAGE = 5000
-_MILLISECOND = 1 << 80
 
 
 def stored(ingest: str, ranges: Sequence[Range], key: bytes) -> list[dict[str, Sum]]:
@@ -66,7 +65,7 @@ def _ids(ingest: str, one: Range) -> Iterator[tuple[UUID, str]]:
     # What was purged or erased was stored: whoever accepted it must not miss it.
     removed = Removed.objects.filter(**own).annotate(owner=F("client"))
     for rows in (messages, aliases, removed):
-        last, end = UUID(int=one[0] * _MILLISECOND), UUID(int=one[1] * _MILLISECOND)
+        last, end = (ids.first_of(moment) for moment in one)
         page = list(rows.filter(uid__gte=last, uid__lt=end).order_by("uid").values_list("uid", "owner")[:_PAGE])
         while page:
             yield from page

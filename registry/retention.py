@@ -21,7 +21,6 @@ from wire import ids
 MIN_DAYS = 2
 MOST_DAYS = 36_500
 _COUNTED_AT_A_TIME = 5_000
-_MILLISECOND = 1 << 80
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def _expired(client: str, end: datetime) -> MessageQuerySet:
 
 
 def _first_id(at: datetime) -> UUID:
-    return UUID(int=max(0, int(at.timestamp() * 1000)) * _MILLISECOND)
+    return ids.first_of(int(at.timestamp() * 1000))
 
 
 def _forget(end: datetime) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from uuid import UUID
 
 from django.db.models import Max, Min
 
@@ -12,11 +11,11 @@ from registry.models import Message
 from registry.search import verifying
 from registry.search.models import SEGMENT_ROWS, Run, Unindexed, segment_of
 from registry.search.sources import in_portions, in_segment
+from wire import ids
 
 MESSAGE, RUN, ROW = "message", "run", "row"
 _SEEN_BY = "verify_registry"
 _IDS_A_STATEMENT = 500
-_MILLISECOND = 1 << 80
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def _span(since: datetime | None) -> tuple[int, int]:
     first = 0
     if since is not None:
         # By the ids: a date beside them may have been edited.
-        start = UUID(int=max(0, int(since.timestamp() * 1000)) * _MILLISECOND)
+        start = ids.first_of(int(since.timestamp() * 1000))
         lowest = Message.objects.filter(uid__gte=start).aggregate(lowest=Min("id"))["lowest"]
         if lowest is None:
             return 0, -1

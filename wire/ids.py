@@ -24,6 +24,11 @@ def following(first: UUID, position: int) -> UUID:
     return UUID(int=first.int + position)
 
 
+def first_of(milliseconds: int) -> UUID:
+    """Return what is not above any id of a millisecond since the epoch, and above all ids of the ones before."""
+    return UUID(int=max(0, milliseconds) << 80)
+
+
 def received_at(uid: UUID) -> datetime:
     """Read the time inside a UUIDv7, to the millisecond, UTC.
 

@@ -1,23 +1,16 @@
-"""A progress bar with the time left, over the ids of a table."""
+"""A progress bar over the ids of a table."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import click
+from certs_app.management.progress import Bar
 
 
 @contextmanager
 def bar(label: str, newest: int, begin: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; yield what tells it the last id that is done. It ends at the id `newest`."""
-    last = begin
-    with click.progressbar(
-        length=max(0, newest - begin), label=label, file=sys.stderr, hidden=not sys.stderr.isatty()
-    ) as shown:
-
-        def move(to: int) -> None:
-            nonlocal last
-            shown.update(to - last)
-            last = to
-
-        yield move
+    """Yield what tells the bar the last id that is done. It ends at the id `newest`."""
+    shown, length = Bar(), max(1, newest - begin)
+    try:
+        yield lambda last: shown.show(min(1.0, (last - begin) / length), label)
+    finally:
+        shown.clear()

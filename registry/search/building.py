@@ -6,8 +6,10 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 
 from django.db import transaction
+from django.db.models import Count
 
 from registry.keyring import ring
 from registry.search import manifests, postings, sources, terms, words
@@ -83,7 +85,7 @@ def index_new(now: datetime) -> int:
     """
     until = time.monotonic() + SECONDS
     total = 0
-    for segment in [*_stale(), *_waiting_segments()]:
+    for segment in chain([*_stale(), *_waiting_segments()], _full()):
         try:
             total += _bring_up_to_date(segment, now)
         except Overtaken as error:
@@ -105,6 +107,16 @@ def _bring_up_to_date(segment: int, now: datetime) -> int:
 
 def _stale() -> Iterator[int]:
     yield from Run.objects.filter(stale=True).order_by("segment").values_list("segment", flat=True).distinct()
+
+
+def _full() -> Iterator[int]:
+    """Yield the segments before the newest that have several runs still.
+
+    Their last messages are indexed before the first of the next one: nobody could know by then that they are full.
+    """
+    newest = Run.objects.order_by("-segment").values_list("segment", flat=True).first() or 0
+    runs = Run.objects.filter(segment__lt=newest).order_by("segment").values_list("segment").annotate(runs=Count("id"))
+    yield from [segment for segment, _ in runs.filter(runs__gt=1)]
 
 
 def _waiting_segments() -> Iterator[int]:
