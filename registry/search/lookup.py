@@ -16,8 +16,9 @@ from registry.search.postings import Rows, common
 from registry.search.sources import in_portions
 from registry.search.terms import Term
 
-# Most searches end in the newest segment; one that does not looks into more and more at a time.
-_MOST_SEGMENTS = 32
+# Most searches end in the newest segment; one that does not looks into more and more at a time: what a step costs is
+# four statements, whatever the number of segments.
+_MOST_SEGMENTS, _MORE_EACH_TIME = 128, 4
 _PLACES_A_STATEMENT = 900
 # So many rows are compared at once; when more wait, the index is behind, and each page opens its share of them.
 _FEW_WAITING = 1000
@@ -81,7 +82,7 @@ def steps(
     while newest >= oldest:
         last = max(newest - size + 1, oldest)
         yield _step(wanted, last, newest, (received_from, received_to))
-        newest, size = last - 1, min(2 * size, _MOST_SEGMENTS)
+        newest, size = last - 1, min(_MORE_EACH_TIME * size, _MOST_SEGMENTS)
 
 
 def _step(wanted: Collection[Term], last: int, newest: int, times: Times) -> Step:
