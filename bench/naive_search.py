@@ -9,7 +9,7 @@ from registry.keyring import ring
 from registry.models import Message
 from registry.search import words
 from registry.search.models import segment_of
-from registry.search.sources import in_portions, of_segment
+from registry.search.sources import ids_of_segment, in_portions, of_rows
 
 _TABLE = "bench_plain_tokens"
 PAGE = 50
@@ -59,7 +59,7 @@ def make_token_table(say: Callable[[str], None]) -> None:
         for segment in range(segment_of(newest) + 1):
             rows = sorted(
                 (_token(word), source.row_id)
-                for source in of_segment(segment)
+                for source in of_rows(sorted(ids_of_segment(segment)))
                 if source.message_body is not None
                 for word in words.indexable(words.split(source.message_body))
             )

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 WORTH_A_RUN = 64
 # A search looks into every run of a segment: with as many as this, they become one.
 MANY_RUNS = 32
+# Lists of one run, about: whoever makes it holds them all in memory, some 300 bytes each. Ordinary segments have
+# a tenth of that. Beyond are texts of nothing but different words: their segments have several runs.
+MOST_LISTS = 1_000_000
 # What one look for something to index takes, about: a segment takes some.
 SECONDS = 10
 _ROWS_A_STATEMENT = 1000
@@ -61,8 +64,8 @@ class Content:
         return {self.segment * SEGMENT_ROWS + number for number in self.members}
 
     @classmethod
-    def of(cls, segment: int, sources: Iterable[Source]) -> "Content":
-        """Collect the terms of messages, given in the order of their ids."""
+    def of(cls, segment: int, sources: Iterable[Source], most_lists: int | None = None) -> "Content":
+        """Collect the terms of messages, given in the order of their ids; of the first ones, if all are too many."""
         content, times = cls(segment), []
         for source in sources:
             if source.lacks_key:
@@ -73,6 +76,8 @@ class Content:
             times.append(source.received_at)
             for term in source.terms():
                 content.lists.setdefault(term, array("H")).append(number)
+            if most_lists is not None and len(content.lists) >= most_lists:
+                break
         if times:
             content.first_received, content.last_received = min(times), max(times)
         return content
@@ -145,10 +150,10 @@ def _waiting_in(segment: int) -> list[int]:
 
 
 def _add_run(segment: int, waiting: Sequence[int], now: datetime) -> int:
-    content = Content.of(segment, sources.of_rows(waiting))
-    stays = set(content.waiting)
+    """Make a run of what waits, or of the first part of it: the next look finds the rest waiting."""
+    content = Content.of(segment, sources.of_rows(waiting), MOST_LISTS)
     with transaction.atomic():
-        _take_from_waiting([row_id for row_id in waiting if row_id not in stays])
+        _take_from_waiting(sorted(content.ids()))
         if content.members:
             _write(content, now)
     return len(content.members)
@@ -156,30 +161,78 @@ def _add_run(segment: int, waiting: Sequence[int], now: datetime) -> int:
 
 def _is_ripe(segment: int) -> bool:
     runs = Run.objects.filter(segment=segment).count()
-    return runs >= MANY_RUNS or (runs > 1 and Run.objects.filter(segment__gt=segment).exists())
+    is_time = runs >= MANY_RUNS or (runs > 1 and Run.objects.filter(segment__gt=segment).exists())
+    return is_time and len(_portions(segment)) < runs
+
+
+def _portions(segment: int) -> list[list[int]]:
+    """Return the runs of a segment by their ids, those together that make one run of at most MOST_LISTS."""
+    portions: list[list[int]] = []
+    room = 0
+    for run, lists in Run.objects.filter(segment=segment).order_by("id").values_list("id", "lists"):
+        if not portions or lists > room:
+            portions.append([])
+            room = MOST_LISTS
+        portions[-1].append(run)
+        room -= lists
+    return portions
 
 
 def rebuild(segment: int, now: datetime) -> int:
-    """Make one run of all messages of a segment, in place of its runs; return how many messages. Raises Overtaken."""
-    runs = Run.objects.filter(segment=segment).order_by("id")
-    before = list(runs.values_list("id", "stale"))
-    content = Content.of(segment, sources.of_segment(segment))
+    """Make all runs of a segment anew, one if it is not too large; return how many messages. Raises Overtaken.
+
+    What waits goes on waiting. A message that was lost, in no run and not waiting, is found again.
+    """
+    portions = _portions(segment)
+    if len(portions) > 1:
+        total = sum(_remake(segment, runs, _members(segment, runs), now) for runs in portions)
+        _have_lost_wait(segment)
+        return total
+    runs = [run for portion in portions for run in portion]
+    row_ids = sources.ids_of_segment(segment) - {*_waiting_in(segment)}
+    return _remake(segment, runs, row_ids, now, alone=True)
+
+
+def _members(segment: int, runs: Sequence[int] | None = None) -> set[int]:
+    """Return the ids of the messages that some runs of a segment list, or all of its runs."""
+    listed = Run.objects.filter(segment=segment)
+    if runs is not None:
+        listed = listed.filter(id__in=runs)
+    members = (postings.decode(bytes(one)) for one in listed.values_list("members", flat=True))
+    return {segment * SEGMENT_ROWS + number for rows in members for number in rows.descending()}
+
+
+def _have_lost_wait(segment: int) -> None:
+    # In this order: what is stored or indexed meanwhile is seen at least once.
+    lost = sources.ids_of_segment(segment)
+    lost -= {*_waiting_in(segment)}
+    lost -= _members(segment)
+    Unindexed.objects.bulk_create((Unindexed(message_id=row_id) for row_id in lost), ignore_conflicts=True)
+
+
+def _remake(segment: int, runs: Sequence[int], row_ids: set[int], now: datetime, *, alone: bool = False) -> int:
+    """Make one run of some messages in place of some runs of a segment; `alone`: it has no others."""
+    of_segment = Run.objects.filter(segment=segment).order_by("id")
+    places = of_segment if alone else of_segment.filter(id__in=runs)
+    before = list(places.values_list("id", "stale"))
+    content = Content.of(segment, sources.of_rows(sorted(row_ids)))
     ids = content.ids()
     with transaction.atomic():
-        if list(runs.select_for_update().values_list("id", "stale")) != before:
+        if list(places.select_for_update().values_list("id", "stale")) != before or [run for run, _ in before] != runs:
             raise Overtaken(f"the runs of segment {segment} changed meanwhile")
         if not ids | {*content.waiting} <= sources.ids_of_segment(segment):
             raise Overtaken(f"messages of segment {segment} were removed meanwhile")
-        _remove(segment, [run for run, _ in before])
-        waiting = _waiting_in(segment)
-        _take_from_waiting([row_id for row_id in waiting if row_id in ids])
-        Unindexed.objects.bulk_create(Unindexed(message_id=row_id) for row_id in {*content.waiting} - {*waiting})
+        waiting = {*_waiting_in(segment)}
+        if ids & waiting:
+            raise Overtaken(f"messages of segment {segment} wait again")
+        _remove(runs)
+        Unindexed.objects.bulk_create(Unindexed(message_id=row_id) for row_id in {*content.waiting} - waiting)
         if content.members:
             _write(content, now)
     return len(content.members)
 
 
-def _remove(segment: int, runs: Sequence[int]) -> None:
+def _remove(runs: Sequence[int]) -> None:
     for run in runs:
         Posting.objects.filter(locator__range=locators(run)).delete()
     Run.objects.filter(id__in=runs).delete()

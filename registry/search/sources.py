@@ -45,11 +45,6 @@ _HAS: dict[str, Callable[[Source, str], bool]] = {
 }
 
 
-def of_segment(segment: int) -> Iterator[Source]:
-    """Yield the messages of a segment in the order of their ids."""
-    return _opened(in_segment(segment))
-
-
 def of_rows(row_ids: Sequence[int]) -> Iterator[Source]:
     """Yield the messages that have these ids, which ascend."""
     for some in in_portions(row_ids, _IDS_A_STATEMENT):

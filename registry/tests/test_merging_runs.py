@@ -1,9 +1,15 @@
 """A search looks into every run of a segment, so a full segment ends with one."""
 
+import contextlib
+from io import StringIO
+
+import pytest
+from django.core.management import call_command
 from django.utils import timezone
 
-from registry.models import Run
-from registry.search import building
+from registry import removal
+from registry.models import Message, Run, Unindexed
+from registry.search import building, lookup, postings, terms
 from registry.search.models import SEGMENT_ROWS
 from registry.tests.conftest import a_row, keep
 
@@ -39,3 +45,116 @@ def test_a_late_message_of_an_old_segment_is_merged_at_once(db):
     index(1)
     index(SEGMENT_ROWS)
     assert index(2) == {0: 1, 1: 1}
+
+
+# -- texts of nothing but different words, which would make lists without end
+
+
+@pytest.fixture
+def few_lists(db, monkeypatch):
+    """Room in a run for two messages of ten words: a number has six lists, which they share."""
+    monkeypatch.setattr(building, "MOST_LISTS", 26)
+
+
+def words_of(number):
+    return " ".join(f"word{number}x{position}" for position in range(10))
+
+
+def store(*row_ids):
+    rows = [a_row(message_body=words_of(row_id)) for row_id in row_ids]
+    for row, row_id in zip(rows, row_ids, strict=True):
+        row.pk = row_id
+    keep(*rows)
+
+
+def look():
+    building.index_new(timezone.now())
+    return [run.messages for run in Run.objects.order_by("id")]
+
+
+def found():
+    """Look for one word of every message, and return which are found by their runs."""
+    hits = set()
+    for row_id in Message.objects.values_list("id", flat=True):
+        for step in lookup.steps(terms.of_body(words_of(row_id).split()[3])):
+            hits |= {*step.descending()} - {*step.waiting}
+    return hits
+
+
+def test_what_waits_is_indexed_by_and_by(few_lists):
+    store(1, 2, 3, 4, 5)
+    assert [look(), look(), look()] == [[2], [2, 2], [2, 2, 1]]
+    assert found() == {1, 2, 3, 4, 5}
+    assert not Unindexed.objects.exists()
+
+
+def test_a_full_segment_gets_as_few_runs_as_have_room_and_is_left_alone_then(few_lists):
+    for row_id in range(1, 6):
+        store(row_id)
+        look()
+    assert look() == [1] * 5
+    store(SEGMENT_ROWS)
+    assert look() == [1] * 6, "no two of them fit: 16 lists each"
+    before = list(Run.objects.values_list("id", flat=True))
+    look()
+    assert list(Run.objects.values_list("id", flat=True)) == before
+    assert found() == {1, 2, 3, 4, 5, SEGMENT_ROWS}
+
+
+def test_runs_that_fit_together_become_one(few_lists, monkeypatch):
+    for row_id in range(1, 6):
+        store(row_id)
+        look()
+    monkeypatch.setattr(building, "MOST_LISTS", 32)
+    store(SEGMENT_ROWS)
+    assert sorted(look()) == [1, 1, 2, 2]
+    assert found() == {1, 2, 3, 4, 5, SEGMENT_ROWS}
+    call_command("verify_registry", stdout=StringIO())
+
+
+def test_after_a_removal_a_large_segment_is_made_anew_in_parts(few_lists):
+    store(1, 2, 3, 4, 5)
+    for _ in range(3):
+        look()
+    removal.remove([2, 5], "purge:1", removal.PURGED, removal.Tally())
+    assert Run.objects.filter(stale=True).count() == 3
+    assert look() == [1, 2]
+    assert not Run.objects.filter(stale=True).exists()
+    assert found() == {1, 3, 4}
+    call_command("verify_registry", stdout=StringIO())
+
+
+def test_a_message_that_a_large_segment_lost_waits_again(few_lists):
+    store(1, 2, 3, 4)
+    look()
+    look()
+    lost = a_row(message_body=words_of(9))
+    lost.pk = 9
+    lost.save(force_insert=True)
+    building.rebuild(0, timezone.now())
+    assert [one.message_id for one in Unindexed.objects.all()] == [9]
+    look()
+    assert found() == {1, 2, 3, 4, 9}
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_what_is_indexed_while_a_segment_is_made_anew_is_in_one_run(few_lists, monkeypatch, large):
+    """Between the look at what is there and at what waits, another process makes a run."""
+    store(*range(1, 5 if large else 3))
+    look()
+    look()
+    store(7)
+    genuine = building._waiting_in
+
+    def overtaken(segment):
+        monkeypatch.setattr(building, "_waiting_in", genuine)
+        look()
+        return genuine(segment)
+
+    monkeypatch.setattr(building, "_waiting_in", overtaken)
+    with contextlib.suppress(building.Overtaken):
+        building.rebuild(0, timezone.now())
+    look()
+    call_command("verify_registry", stdout=StringIO())
+    members = [number for run in Run.objects.all() for number in postings.decode(bytes(run.members)).descending()]
+    assert sorted(members) == sorted(Message.objects.values_list("id", flat=True))
