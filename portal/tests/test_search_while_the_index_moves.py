@@ -1,5 +1,6 @@
 """A search loses nothing while messages are indexed and runs are made anew, and does not stop at what is damaged."""
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -34,8 +35,8 @@ def once(when: Callable[[str], bool], do: Callable[[], object], *, before: bool 
 
 
 def of_table(model: Any) -> Callable[[str], bool]:
-    quoted = connection.ops.quote_name(model._meta.db_table)
-    return lambda sql: f"FROM {quoted}" in sql
+    """Mean the statements that look for rows in a table; Django quotes its name, the lookup does not."""
+    return lambda sql: re.search(rf"FROM \W?{model._meta.db_table}\W? WHERE", sql) is not None
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7])

@@ -5,7 +5,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from django.db import connection
 
 from registry import tampering
 from registry.keyring import KeyMissing
@@ -102,32 +104,54 @@ def _step(wanted: Collection[Term], last: int, newest: int, times: Times) -> Ste
 
 def _segments(before: int | None) -> tuple[int, int]:
     """Return the newest and the oldest segment to look into; with nothing there, the newest is below the oldest."""
-    # What waits comes first, as in a step. And not MIN and MAX in one statement: SQLite reads the whole table for that.
-    waiting = Unindexed.objects.values_list("message_id", flat=True)
-    rows = [waiting.order_by("message_id").first(), waiting.order_by("-message_id").first()]
-    segments = Run.objects.values_list("segment", flat=True)
-    ends = [segments.order_by("segment").first(), segments.order_by("-segment").first()]
-    numbers = [number for number in ends if number is not None]
-    numbers += [segment_of(row_id) for row_id in rows if row_id is not None]
+    # Not MIN and MAX: SQLite reads the whole table for both in one statement.
+    ends = _rows_of(
+        f"SELECT (SELECT message_id FROM {_UNINDEXED} ORDER BY message_id LIMIT 1),"  # noqa: S608  names of tables
+        f" (SELECT message_id FROM {_UNINDEXED} ORDER BY message_id DESC LIMIT 1),"
+        f" (SELECT segment FROM {_RUN} ORDER BY segment LIMIT 1),"
+        f" (SELECT segment FROM {_RUN} ORDER BY segment DESC LIMIT 1)",
+    )[0]
+    numbers = [segment_of(row_id) for row_id in ends[:2] if row_id is not None]
+    numbers += [segment for segment in ends[2:] if segment is not None]
     if not numbers:
         return -1, 0
     newest = max(numbers)
     return newest if before is None else min(newest, segment_of(before)), min(numbers)
 
 
+# By hand: a search that goes back to the oldest segment asks some twenty times, and Django takes as long to write a
+# statement down as the database to answer it.
+_UNINDEXED, _RUN, _POSTING = (model._meta.db_table for model in (Unindexed, Run, Posting))
+
+
+def _rows_of(statement: str, parameters: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        rows: Sequence[tuple[Any, ...]] = cursor.fetchall()
+    return rows
+
+
 def _runs(last: int, newest: int, times: Times) -> list[_Run]:
     received_from, received_to = times
-    rows = Run.objects.filter(segment__range=(last, newest), version=words.VERSION)
+    statement = f"SELECT id, segment, key_id FROM {_RUN} WHERE segment BETWEEN %s AND %s AND version = %s"  # noqa: S608  names of tables
+    parameters: list[Any] = [last, newest, words.VERSION]
     if received_from is not None:
-        rows = rows.filter(last_received__gte=received_from)
+        statement, parameters = statement + " AND last_received >= %s", [*parameters, _moment(received_from)]
     if received_to is not None:
-        rows = rows.filter(first_received__lt=received_to)
-    return [_Run(*row) for row in rows.order_by("id").values_list("id", "segment", "key_id")]
+        statement, parameters = statement + " AND first_received < %s", [*parameters, _moment(received_to)]
+    return [_Run(*row) for row in _rows_of(statement + " ORDER BY id", parameters)]
+
+
+def _moment(at: datetime) -> Any:
+    return connection.ops.adapt_datetimefield_value(at)
 
 
 def _waiting(last: int, newest: int) -> list[int]:
-    within = Unindexed.objects.filter(message_id__gte=last * SEGMENT_ROWS, message_id__lt=(newest + 1) * SEGMENT_ROWS)
-    return list(within.values_list("message_id", flat=True))
+    rows = _rows_of(
+        f"SELECT message_id FROM {_UNINDEXED} WHERE message_id >= %s AND message_id < %s",  # noqa: S608  as above
+        [last * SEGMENT_ROWS, (newest + 1) * SEGMENT_ROWS],
+    )
+    return [row_id for (row_id,) in rows]
 
 
 def _compared(wanted: Collection[Term], waiting: list[int]) -> tuple[list[int], bool]:
@@ -151,9 +175,11 @@ def _hits(wanted: Collection[Term], runs: Sequence[_Run]) -> list[tuple[int, Row
             places[locator(run.id, terms.label(token, run.id, run.key_id))] = (run, token)
     opened: dict[_Run, list[Rows]] = {}
     for some in in_portions(list(places), _PLACES_A_STATEMENT):
-        for place, sealed in Posting.objects.filter(locator__in=some).values_list("locator", "sealed"):
-            run, token = places[place]
-            opened.setdefault(run, []).append(_rows(sealed, token, run))
+        slots = ", ".join(["%s"] * len(some))
+        found = _rows_of(f"SELECT locator, sealed FROM {_POSTING} WHERE locator IN ({slots})", some)  # noqa: S608  as above
+        for place, sealed in found:
+            run, token = places[bytes(place)]
+            opened.setdefault(run, []).append(_rows(bytes(sealed), token, run))
     # All of a run whose key is missing may have the terms: slower, and nothing is hidden.
     hits = [(run.segment, _members(run)) for run in closed]
     return hits + [(run.segment, common(lists)) for run, lists in opened.items() if len(lists) == len(wanted)]
