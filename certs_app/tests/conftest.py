@@ -27,6 +27,7 @@ from certs_app.revocation_lists import write_file
 from certs_app.server import Listener, build_server
 from certs_app.tls import TlsFiles
 from conftest import People
+from tests.patience import PATIENCE
 from wire.problems import Problem
 
 SMALL_BODY = 65536
@@ -36,7 +37,7 @@ SLOW_SECONDS = 1.5
 
 def until(true: Callable[[], Any], within: float = 5.0) -> None:
     """Wait until `true()`, or fail."""
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + within * PATIENCE
     while not true():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)

@@ -28,6 +28,7 @@ from certs_app.identity import Peer
 from ingest import delivery, holdings, queue, redis_servers, tasks, views
 from ingest.asgi import AcceptPath
 from ingest.registry_client import Outcome, RegistryChokes, RegistrySlow
+from tests.patience import PATIENCE
 
 
 def free_port() -> int:
@@ -165,7 +166,7 @@ class Registry:
 
 
 def until(probe: Callable[[], Any], within: float = 15) -> None:
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + within * PATIENCE
     while not probe():
         assert time.monotonic() < deadline, "did not come true"
         time.sleep(0.02)
