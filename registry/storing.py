@@ -4,6 +4,7 @@ The unique constraints decide. Nearly everything is new, so it is written unseen
 duplicates, is followed by a look at the tables, which says what is left to write.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -218,7 +219,8 @@ _INSERT = f"INSERT INTO {Message._meta.db_table} ({', '.join(COLUMNS)}) VALUES (
 
 
 def _rows(plan: _Plan, now: datetime) -> Iterator[tuple[Any, ...]]:
-    moment = connection.ops.adapt_datetimefield_value
+    # Of one envelope's messages, most have the same times.
+    moment = functools.cache(connection.ops.adapt_datetimefield_value)
     stored_at = moment(now)
     for arrival in plan.new:
         one = arrival.message

@@ -1,5 +1,6 @@
 """Message ids: UUIDv7 (RFC 9562 §5.7), made at ingest; the time inside is when the message was received."""
 
+import functools
 import os
 from datetime import UTC, datetime
 from uuid import UUID
@@ -36,7 +37,12 @@ def received_at(uid: UUID) -> datetime:
     """
     if uid.version != 7:
         raise ValueError(f"message ids are UUIDv7, not version {uid.version}")
-    milliseconds = uid.int >> 80
+    return _moment(uid.int >> 80)
+
+
+# Of the messages of one envelope, most were accepted in the same millisecond.
+@functools.lru_cache(maxsize=256)
+def _moment(milliseconds: int) -> datetime:
     try:
         whole = datetime.fromtimestamp(milliseconds // 1000, UTC)
     except (OverflowError, ValueError, OSError) as error:
