@@ -18,11 +18,10 @@ from django.utils import timezone
 from certs_app.admission import PEER, admit
 from certs_app.asgi import JSON, Answer, Scope
 from certs_app.identity import Peer
-from certs_app.problems import problem_of
+from certs_app.problems import failure, problem_of
 from certs_app.rest import strict_json
 from certs_app.revocation import Revocations
 from certs_app.uses import note_use
-from wire.problems import Problem
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class Direct:
             problem = problem_of(error)
             if problem is None:
                 logger.exception("a request failed", extra={"reason": type(error).__name__})
-                problem = Problem("internal_error", "Nothing was changed by this request. Try again.")
+                problem = failure()
             return Answer.of(problem)
         finally:
             close_old_connections()

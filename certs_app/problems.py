@@ -82,7 +82,10 @@ def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     return ProblemResponse(Problem("forbidden", "This is not allowed."))
 
 
+def failure() -> Problem:
+    """Return what is said of an error that nobody foresaw. It may have come after the commit."""
+    return Problem("internal_error", "This request failed, and what it asked for may be done or not. Try again.")
+
+
 def internal_error(request: HttpRequest) -> HttpResponse:
-    return ProblemResponse(
-        Problem("internal_error", "Nothing was changed by this request that was not answered. Try again.")
-    )
+    return ProblemResponse(failure())

@@ -56,7 +56,7 @@ def erase(number: str, reason: str, now: datetime, by: Actor, progress: Progress
     segments = sorted(report.tally.segments)
     for position, segment in enumerate(segments):
         progress(position / len(segments), "making the search index anew")
-        report.stale_segments += not _rebuild(segment, now)
+        report.stale_segments += not _refresh(segment, now)
     return report
 
 
@@ -72,10 +72,10 @@ def _rows(number: str, report: Report) -> Iterator[Message]:
             report.unreadable += 1
 
 
-def _rebuild(segment: int, now: datetime) -> bool:
+def _refresh(segment: int, now: datetime) -> bool:
     for _ in range(_TRIES):
         try:
-            building.rebuild(segment, now)
+            building.refresh(segment, now)
         except Overtaken:
             continue
         return True

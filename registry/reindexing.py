@@ -36,7 +36,7 @@ def all_segments() -> list[int]:
 
 
 def rebuild(segment: int, now: datetime) -> int:
-    """Make one run of a segment; return how many messages. Raises Overtaken when others are quicker every time."""
+    """Make the runs of a segment anew; return how many messages. Raises Overtaken if others are always quicker."""
     for _ in range(_TRIES - 1):
         try:
             return building.rebuild(segment, now)

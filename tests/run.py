@@ -80,7 +80,7 @@ def install_python() -> None:
     if _found("mariadb_config") and _found("gcc"):
         run(PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", "requirements-mysql.txt")
     elif CI:
-        sys.exit("mysqlclient cannot be compiled here: libmariadb-dev, gcc and pkg-config are needed")
+        raise Missing("mysqlclient cannot be compiled here: libmariadb-dev, gcc and pkg-config are needed")
 
 
 def _install(venv: Path, python: str, requirements: str) -> None:
@@ -158,9 +158,13 @@ def _interpreter(version: str) -> str | None:
     return None
 
 
+class Missing(Exception):
+    """What a step needs is not here, and CI skips nothing."""
+
+
 def _missing(what: str) -> None:
     if CI:
-        sys.exit(f"missing with CI=true: {what}")
+        raise Missing(f"missing with CI=true: {what}")
     print(f"SKIPPED, missing {what}")
 
 
@@ -201,10 +205,10 @@ def _passes(name: str) -> bool:
     started = time.monotonic()
     try:
         STEPS[name]()
-    except subprocess.CalledProcessError as error:
+    except (subprocess.CalledProcessError, Missing) as error:
+        print(f"=== {name} FAILED after {time.monotonic() - started:.0f} s: {error}", flush=True)
         if STEPS[name] in (install_packages, install_python):
-            sys.exit(f"=== {name} FAILED: nothing can be run without it")
-        print(f"=== {name} FAILED (exit code {error.returncode}) after {time.monotonic() - started:.0f} s", flush=True)
+            sys.exit("nothing can be run without it")
         return False
     print(f"=== {name} done in {time.monotonic() - started:.0f} s", flush=True)
     return True

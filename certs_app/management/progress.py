@@ -17,7 +17,10 @@ class Bar:
 
     def show(self, done: float, doing: str) -> None:
         """Show a fraction from 0 to 1."""
-        self._bar.update(round(done * _STEPS) - self._bar.pos, doing)
+        # Not update(): it draws nothing for less than a step, and what is being done changes as well.
+        self._bar.make_step(round(done * _STEPS) - self._bar.pos)
+        self._bar.current_item = doing
+        self._bar.render_progress()
 
     def clear(self) -> None:
         """Leave the line."""

@@ -1,5 +1,6 @@
 """More requests than threads: the ones too many are told at once, and /healthz never waits."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 from django.core.asgi import get_asgi_application
 from django.http import HttpRequest, JsonResponse
-from django.urls import path
+from django.urls import path, resolve
 from django.utils.module_loading import import_string
 
 from certs_app import overload
+from certs_app.asgi import Answer as DirectAnswer
 from certs_app.overload import Bounded
 from certs_app.tests.conftest import Answer, Live, serving, until
 from conftest import People
@@ -155,3 +157,34 @@ def test_health_is_for_anyone_where_nobody_has_a_certificate(serve: Serve) -> No
 def test_every_role_that_serves_http_is_bounded(role: str) -> None:
     application = import_string(import_string(f"msgsys_project.settings.{role}.ASGI_APPLICATION"))
     assert isinstance(getattr(application, "_django", None) if role == "ingest" else application, Bounded)
+
+
+class Quick:
+    """A direct route."""
+
+    def takes(self, scope: Any) -> bool:
+        return bool(scope["path"] == "/quick")
+
+    def answer(self, scope: Any, body: bytes) -> DirectAnswer:
+        return DirectAnswer(202, b'{"by": "%s"}' % threading.current_thread().name.partition("_")[0].encode())
+
+
+def test_a_direct_route_takes_one_of_the_threads_and_goes_past_django(served: People, settings: Any) -> None:
+    settings.ROOT_URLCONF, settings.MIDDLEWARE, settings.ALLOWED_HOSTS = __name__, [], ["localhost"]
+    with (
+        serving(Bounded(get_asgi_application(), direct=[Quick()]), served.folder) as live,
+        live.connect("alice") as connection,
+    ):
+        answer = connection.get("/quick")
+        assert (answer.status, json.loads(answer.body)) == (202, {"by": "django"})
+        assert connection.get("/unknown").status == 404
+
+
+def test_every_direct_route_of_the_settings_exists_and_has_roles(as_role: Callable[[str], None]) -> None:
+    as_role("registry")
+    from msgsys_project.settings import registry
+
+    assert set(registry.DIRECT_ROUTES) == {"/register"}
+    for address, work in registry.DIRECT_ROUTES.items():
+        assert callable(import_string(work))
+        assert resolve(address).func.allowed_roles == {"worker"}  # type: ignore[attr-defined]  # the mark of a view

@@ -118,7 +118,7 @@ def test_indexing_goes_on_behind_a_part_that_somebody_else_changes(send: Send, m
     def overtaken(segment: int, now: object) -> int:
         raise building.Overtaken("somebody was quicker")
 
-    monkeypatch.setattr(building, "rebuild", overtaken)
+    monkeypatch.setattr(building, "refresh", overtaken)
     send("pump")
     building.index_new(timezone.now())
     assert Run.objects.count() == 1

@@ -12,6 +12,7 @@ from django.db import transaction
 from django.db.models import Count
 
 from registry.keyring import ring
+from registry.models import Message
 from registry.search import manifests, postings, sources, terms, words
 from registry.search.models import (
     DIGEST_BYTES,
@@ -102,11 +103,11 @@ def index_new(now: datetime) -> int:
 
 def _bring_up_to_date(segment: int, now: datetime) -> int:
     if Run.objects.filter(segment=segment, stale=True).exists():
-        rebuild(segment, now)
+        refresh(segment, now)
     waiting = _waiting_in(segment)
     added = _add_run(segment, waiting, now) if waiting else 0
     if _is_ripe(segment):
-        rebuild(segment, now)
+        refresh(segment, now)
     return added
 
 
@@ -181,16 +182,26 @@ def _portions(segment: int) -> list[list[int]]:
 def rebuild(segment: int, now: datetime) -> int:
     """Make all runs of a segment anew, one if it is not too large; return how many messages. Raises Overtaken.
 
-    What waits goes on waiting. A message that was lost, in no run and not waiting, is found again.
+    What waits goes on waiting, and so does what was lost: in no run, and not waiting.
     """
-    portions = _portions(segment)
-    if len(portions) > 1:
-        total = sum(_remake(segment, runs, _members(segment, runs), now) for runs in portions)
-        _have_lost_wait(segment)
-        return total
-    runs = [run for portion in portions for run in portion]
-    row_ids = sources.ids_of_segment(segment) - {*_waiting_in(segment)}
-    return _remake(segment, runs, row_ids, now, alone=True)
+    return _renew(segment, _portions(segment), now)
+
+
+def refresh(segment: int, now: datetime) -> int:
+    """Make anew what is stale, and one of the runs that fit together; return how many messages. Raises Overtaken."""
+    stale = {*Run.objects.filter(segment=segment, stale=True).values_list("id", flat=True)}
+    return _renew(segment, [runs for runs in _portions(segment) if len(runs) > 1 or stale.intersection(runs)], now)
+
+
+def _renew(segment: int, portions: Sequence[Sequence[int]], now: datetime) -> int:
+    total, seen = 0, set[int]()
+    for runs in portions:
+        # A damaged index may list a message twice.
+        members = _members(segment, runs) - seen
+        total += _remake(segment, runs, members, now)
+        seen |= members
+    _have_lost_wait(segment)
+    return total
 
 
 def _members(segment: int, runs: Sequence[int] | None = None) -> set[int]:
@@ -198,27 +209,43 @@ def _members(segment: int, runs: Sequence[int] | None = None) -> set[int]:
     listed = Run.objects.filter(segment=segment)
     if runs is not None:
         listed = listed.filter(id__in=runs)
-    members = (postings.decode(bytes(one)) for one in listed.values_list("members", flat=True))
-    return {segment * SEGMENT_ROWS + number for rows in members for number in rows.descending()}
+    return {
+        segment * SEGMENT_ROWS + number
+        for run, members in listed.values_list("id", "members")
+        for number in _numbers(run, bytes(members))
+    }
+
+
+def _numbers(run: int, members: bytes) -> list[int]:
+    try:
+        return list(postings.decode(members).descending())
+    except ValueError:
+        # It was changed past the registry. What it listed is lost then, and waits again.
+        logger.error("a run of the search index does not say what is in it", extra={"run": run})
+        return []
 
 
 def _have_lost_wait(segment: int) -> None:
-    # In this order: what is stored or indexed meanwhile is seen at least once.
-    lost = sources.ids_of_segment(segment)
-    lost -= {*_waiting_in(segment)}
-    lost -= _members(segment)
-    Unindexed.objects.bulk_create((Unindexed(message_id=row_id) for row_id in lost), ignore_conflicts=True)
+    with transaction.atomic():
+        # As removal does: what it takes out meanwhile is not lost.
+        list(Run.objects.filter(segment=segment).select_for_update().values_list("id"))
+        # In this order: what is stored or indexed meanwhile is seen at least once.
+        lost = sources.ids_of_segment(segment)
+        lost -= {*_waiting_in(segment)}
+        lost -= _members(segment)
+        for some in in_portions(sorted(lost), _ROWS_A_STATEMENT):
+            there = Message.objects.filter(id__in=some).select_for_update().values_list("id", flat=True)
+            Unindexed.objects.bulk_create((Unindexed(message_id=row_id) for row_id in there), ignore_conflicts=True)
 
 
-def _remake(segment: int, runs: Sequence[int], row_ids: set[int], now: datetime, *, alone: bool = False) -> int:
-    """Make one run of some messages in place of some runs of a segment; `alone`: it has no others."""
-    of_segment = Run.objects.filter(segment=segment).order_by("id")
-    places = of_segment if alone else of_segment.filter(id__in=runs)
+def _remake(segment: int, runs: Sequence[int], row_ids: set[int], now: datetime) -> int:
+    """Make one run of some messages in place of some runs of a segment."""
+    places = Run.objects.filter(segment=segment, id__in=runs).order_by("id")
     before = list(places.values_list("id", "stale"))
     content = Content.of(segment, sources.of_rows(sorted(row_ids)))
     ids = content.ids()
     with transaction.atomic():
-        if list(places.select_for_update().values_list("id", "stale")) != before or [run for run, _ in before] != runs:
+        if list(places.select_for_update().values_list("id", "stale")) != before or len(before) != len(runs):
             raise Overtaken(f"the runs of segment {segment} changed meanwhile")
         if not ids | {*content.waiting} <= sources.ids_of_segment(segment):
             raise Overtaken(f"messages of segment {segment} were removed meanwhile")

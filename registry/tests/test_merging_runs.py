@@ -1,6 +1,7 @@
 """A search looks into every run of a segment, so a full segment ends with one."""
 
 import contextlib
+from array import array
 from io import StringIO
 
 import pytest
@@ -158,3 +159,71 @@ def test_what_is_indexed_while_a_segment_is_made_anew_is_in_one_run(few_lists, m
     call_command("verify_registry", stdout=StringIO())
     members = [number for run in Run.objects.all() for number in postings.decode(bytes(run.members)).descending()]
     assert sorted(members) == sorted(Message.objects.values_list("id", flat=True))
+
+
+# -- an index that was changed past the registry
+
+
+@pytest.fixture
+def large(few_lists):
+    store(1, 2, 3, 4)
+    look()
+    look()
+
+
+def changed(run, numbers=None):
+    """Have a run say that it holds other messages."""
+    members = b"odd" if numbers is None else postings.encode(array("H", numbers), len(numbers))
+    Run.objects.filter(pk=run).update(members=members, stale=True)
+
+
+def in_runs():
+    members = [number for run in Run.objects.all() for number in postings.decode(bytes(run.members)).descending()]
+    return sorted(members)
+
+
+def test_a_run_that_does_not_say_what_is_in_it_stops_nobody(large):
+    changed(Run.objects.first().pk)
+    store(SEGMENT_ROWS + 5)
+    for _ in range(3):
+        look()
+    assert found() == {1, 2, 3, 4, SEGMENT_ROWS + 5}
+    call_command("verify_registry", stdout=StringIO())
+
+
+def test_a_message_in_two_runs_ends_in_one(large):
+    changed(Run.objects.last().pk, [2, 3, 4])
+    building.rebuild(0, timezone.now())
+    assert in_runs() == [1, 2, 3, 4]
+    call_command("verify_registry", stdout=StringIO())
+
+
+def test_what_is_removed_while_lost_messages_are_looked_for_does_not_wait(large, monkeypatch):
+    store(7)
+    genuine = building._waiting_in
+
+    def overtaken(segment):
+        monkeypatch.setattr(building, "_waiting_in", genuine)
+        removal.remove([7], "purge:1", removal.PURGED, removal.Tally())
+        return genuine(segment)
+
+    monkeypatch.setattr(building, "_waiting_in", overtaken)
+    building._have_lost_wait(0)
+    assert not Unindexed.objects.exists()
+
+
+def test_a_large_segment_is_not_made_anew_for_every_small_run(large, monkeypatch):
+    monkeypatch.setattr(building, "MANY_RUNS", 3)
+    full = set(Run.objects.values_list("id", flat=True))
+    for row_id in (5, 6, 7):
+        store(row_id)
+        look()
+    assert full <= set(Run.objects.values_list("id", flat=True))
+    assert found() == {1, 2, 3, 4, 5, 6, 7}
+
+
+def test_a_lost_index_is_made_again_in_runs_of_bounded_size(large):
+    Run.objects.all().delete()
+    building.rebuild(0, timezone.now())
+    assert [look(), look()] == [[2], [2, 2]]
+    assert found() == {1, 2, 3, 4}
