@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.core.asgi import get_asgi_application
 from django.http import HttpRequest, JsonResponse
-from django.urls import path, resolve
+from django.urls import path
 from django.utils.module_loading import import_string
 
 from certs_app import overload
@@ -178,13 +178,3 @@ def test_a_direct_route_takes_one_of_the_threads_and_goes_past_django(served: Pe
         answer = connection.get("/quick")
         assert (answer.status, json.loads(answer.body)) == (202, {"by": "django"})
         assert connection.get("/unknown").status == 404
-
-
-def test_every_direct_route_of_the_settings_exists_and_has_roles(as_role: Callable[[str], None]) -> None:
-    as_role("registry")
-    from msgsys_project.settings import registry
-
-    assert set(registry.DIRECT_ROUTES) == {"/register"}
-    for address, work in registry.DIRECT_ROUTES.items():
-        assert callable(import_string(work))
-        assert resolve(address).func.allowed_roles == {"worker"}  # type: ignore[attr-defined]  # the mark of a view
