@@ -94,6 +94,8 @@ def test_a_run_of_a_missing_index_key_hides_nothing(api: Api, send: Send) -> Non
     index()
     Run.objects.update(key_id=9)
     assert found(api, words="pump") == ["pump"]
+    Run.objects.update(members=b"damaged")
+    assert found(api, words="pump") == ["pump"], "nor when it does not say what is in it"
 
 
 def test_indexing_ends_though_messages_keep_coming(send: Send) -> None:
