@@ -16,7 +16,7 @@ from registry.models import Message, Posting, Run, StatusEvent, Unindexed, Unrea
 from registry.search import building
 from registry.search import verifying as search
 from registry.search.building import Overtaken
-from registry.search.models import SEGMENT_ROWS
+from registry.search.models import SEGMENT_ROWS, segment_of
 from registry.statuses import Update, advance
 from registry.tests.conftest import NOW, Column, a_row, all_at_once, keep, new_id
 
@@ -239,7 +239,7 @@ def test_a_stale_run_is_left_to_whoever_makes_it_anew(messages):
 
 def test_since_looks_at_the_segments_from_then_on(messages):
     later = a_row(id=new_id(timezone.now()))
-    later.pk = SEGMENT_ROWS + 7
+    later.pk = (segment_of(messages[4].pk) + 1) * SEGMENT_ROWS + 7
     later.save(force_insert=True)
     for row in (messages[4], later):
         Column(row).write(b"bad")
@@ -281,7 +281,7 @@ def test_what_arrives_and_is_indexed_meanwhile_is_no_alarm(messages, while_it_lo
 
 
 def test_runs_made_anew_meanwhile_are_no_alarm(messages, while_it_looks):
-    while_it_looks(lambda: building.rebuild(0, timezone.now()))
+    while_it_looks(lambda: building.rebuild(Run.objects.get().segment, timezone.now()))
     assert findings() == []
 
 
@@ -289,7 +289,7 @@ def test_a_run_made_anew_while_its_lists_are_read_is_no_alarm(messages, monkeypa
     real = search._of_lists
 
     def of_lists(*arguments):
-        building.rebuild(0, timezone.now())
+        building.rebuild(Run.objects.get().segment, timezone.now())
         return real(*arguments)
 
     monkeypatch.setattr(search, "_of_lists", of_lists)
