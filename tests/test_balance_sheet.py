@@ -91,8 +91,6 @@ def test_what_was_taken_out_of_the_queue_is_named(installed, queue):
     assert "cannot be compared now" in error
 
 
-# A server that is killed in the middle of an answer leaves the client's socket to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_killing_ingest_under_load_leaves_nothing_unaccounted_for(installed):
     installed.serve("worker")
     accepted: list[str] = []
