@@ -12,9 +12,8 @@ import pytest
 from tests import mariadb, nginx
 from tests.running import Installation, start_valkey
 
-
-# A server that is killed in the middle of an answer leaves the client's socket to the garbage collector: requests does not
-# close it. Here alone, where whole servers are killed: in the apps' own tests it would be our leak.
+# A server that is killed in the middle of an answer leaves the client's socket to the garbage collector: requests does
+# not close it. Here alone, where whole servers are killed: in the apps' own tests it would be our leak.
 CUT_OFF = "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
 
 
