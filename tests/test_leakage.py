@@ -4,7 +4,6 @@ The attacker holds the search tables and a large text like ours (the guide). He 
 to occur, sorts the guide's terms by how often they do, and takes the first for the first, the second for the second.
 """
 
-import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -40,14 +39,17 @@ def by_frequency(counts: Counter[Term]) -> list[Term]:
 
 
 def named(seen: Mapping[Term, int], guide: list[Term], truth: Counter[Term]) -> float:
-    """Return the share of all postings whose term the attacker names, over several ways to break ties."""
-    shares = []
-    for attempt in range(10):
-        chance = random.Random(attempt)
-        order = sorted(seen, key=lambda term: (-seen[term], chance.random()))
-        right = sum(truth[term] for term, guessed in zip(order, guide, strict=False) if term == guessed)
-        shares.append(right / truth.total())
-    return sum(shares) / len(shares)
+    """Return the share of all postings whose term the attacker names, on the average over all ways to break ties."""
+    alike: dict[int, set[Term]] = defaultdict(set)
+    for term, size in seen.items():
+        alike[size].add(term)
+    right, place = 0.0, 0
+    for size in sorted(alike, reverse=True):
+        several = alike[size]
+        guessed = guide[place : place + len(several)]
+        right += sum(truth[term] for term in guessed if term in several) / len(several)
+        place += len(several)
+    return right / truth.total()
 
 
 def sent(text: Text, now: datetime) -> messages.Message:
