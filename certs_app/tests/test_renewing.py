@@ -351,7 +351,7 @@ def test_renew_cert_never_puts_a_certificate_beside_another_key(people: People, 
     assert "exists already" in refused("issue_cert", *asked)
 
     own = load_pem_private_key((people.folder / "alice.key").read_bytes(), password=None)
-    (tmp_path / "alice.csr").write_bytes(csr.sign(own, hashes.SHA256()).public_bytes(Encoding.PEM))  # type: ignore
+    (tmp_path / "alice.csr").write_bytes(csr.sign(own, hashes.SHA256()).public_bytes(Encoding.PEM))
     run("renew_cert", "alice", "--csr", str(tmp_path / "alice.csr"))
     assert Certificate.objects.count() == 2
 

@@ -194,9 +194,10 @@ def refresh(segment: int, now: datetime) -> int:
 
 
 def _renew(segment: int, portions: Sequence[Sequence[int]], now: datetime) -> int:
-    total, seen = 0, set[int]()
+    others = Run.objects.filter(segment=segment).exclude(id__in=chain.from_iterable(portions))
+    # A damaged index may list a message twice.
+    total, seen = 0, _members(segment, list(others.values_list("id", flat=True)))
     for runs in portions:
-        # A damaged index may list a message twice.
         members = _members(segment, runs) - seen
         total += _remake(segment, runs, members, now)
         seen |= members
@@ -249,10 +250,10 @@ def _remake(segment: int, runs: Sequence[int], row_ids: set[int], now: datetime)
             raise Overtaken(f"the runs of segment {segment} changed meanwhile")
         if not ids | {*content.waiting} <= sources.ids_of_segment(segment):
             raise Overtaken(f"messages of segment {segment} were removed meanwhile")
-        waiting = {*_waiting_in(segment)}
-        if ids & waiting:
-            raise Overtaken(f"messages of segment {segment} wait again")
         _remove(runs)
+        waiting = {*_waiting_in(segment)}
+        # In a damaged index as well: what is in a run does not wait.
+        _take_from_waiting(sorted(ids & waiting))
         Unindexed.objects.bulk_create(Unindexed(message_id=row_id) for row_id in {*content.waiting} - waiting)
         if content.members:
             _write(content, now)

@@ -198,6 +198,23 @@ def test_a_message_in_two_runs_ends_in_one(large):
     call_command("verify_registry", stdout=StringIO())
 
 
+def test_a_message_in_a_run_that_is_made_anew_and_in_one_that_is_not_ends_in_one(large):
+    changed(Run.objects.last().pk, [2, 3, 4])
+    look()
+    assert in_runs() == [1, 2, 3, 4]
+    call_command("verify_registry", stdout=StringIO())
+
+
+@pytest.mark.parametrize("made_anew", [look, lambda: building.rebuild(0, timezone.now())])
+def test_a_message_in_a_run_that_waits_as_well_ends_in_the_run(large, made_anew):
+    Unindexed.objects.create(message_id=3)
+    Run.objects.update(stale=True)
+    made_anew()
+    assert not Unindexed.objects.exists()
+    assert in_runs() == [1, 2, 3, 4]
+    call_command("verify_registry", stdout=StringIO())
+
+
 def test_what_is_removed_while_lost_messages_are_looked_for_does_not_wait(large, monkeypatch):
     store(7)
     genuine = building._waiting_in
